@@ -1,0 +1,1 @@
+"""Framework integrations, shipped as ``agent_sdk.integrations``."""
