@@ -6,7 +6,7 @@ happened, and the sender decides.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Sequence
 
 DELIVERED = "delivered"
 RETRY = "retry"
@@ -26,7 +26,7 @@ class BatchLimits(NamedTuple):
 class Rejection(NamedTuple):
     """One record of a delivered batch that the destination will never take."""
 
-    index: int
+    line: int  # counts the batch's lines from 0
     reason: str
 
 
@@ -47,9 +47,9 @@ class Outcome(NamedTuple):
 
     kind: str
     reason: str = ""
-    rejected: Tuple[Rejection, ...] = ()
-    retry_after: Optional[float] = None
-    limits: Optional[BatchLimits] = None
+    rejected: tuple[Rejection, ...] = ()
+    retry_after: float | None = None
+    limits: BatchLimits | None = None
 
 
 class Destination:

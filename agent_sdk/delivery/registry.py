@@ -1,0 +1,82 @@
+"""All pipelines of this process: shared by equal settings, renewed in a forked child, emptied at exit."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from typing import Any
+
+from agent_sdk.delivery import log
+from agent_sdk.delivery.destinations.base import Destination
+from agent_sdk.delivery.pipeline import Pipeline
+from agent_sdk.delivery.settings import Delivery, home_directory
+from agent_sdk.delivery.threads import new_lock
+
+_pipelines: dict[Any, Pipeline] = {}
+_lock = new_lock()
+_child_watched = False
+
+
+def open_pipeline(delivery: Delivery, destination: Destination | None = None) -> Pipeline:
+    """The pipeline for these settings, shared with everybody who asks for the same; give it back with its ``close``.
+
+    Starts no thread and touches no file. Raises ``ValueError`` for a destination that is none. A ``destination``
+    object is used in place of the one that ``delivery`` names.
+    """
+    if not delivery.home:
+        delivery = delivery._replace(home=home_directory())
+    key = (delivery, id(destination) if destination is not None else None)
+    with _lock:
+        pipeline = _pipelines.get(key)
+        if pipeline is None:
+            pipeline = _pipelines[key] = Pipeline(delivery, destination)
+            pipeline.on_start = _watch_end_of_child_process
+            pipeline.on_end = _forget
+        pipeline.users += 1
+        return pipeline
+
+
+def _forget(pipeline: Pipeline) -> None:
+    with _lock:
+        for key in [key for key, value in _pipelines.items() if value is pipeline]:
+            del _pipelines[key]
+
+
+def close_all() -> None:
+    """The end of the process: deliver or journal everything, all pipelines together within one deadline."""
+    pipelines = list(_pipelines.values())
+    deadline = time.monotonic() + max((p.delivery.exit_timeout for p in pipelines), default=0.0)
+    for pipeline in pipelines:
+        pipeline.hurry(deadline)
+    for pipeline in pipelines:
+        pipeline.end(max(0.0, deadline - time.monotonic()))
+
+
+def _begin_in_child() -> None:
+    global _lock, _child_watched
+    _lock = new_lock()
+    _child_watched = False
+    log.forget()
+    for pipeline in list(_pipelines.values()):
+        try:
+            pipeline.begin_in_child()
+        except Exception as error:  # raised here, it would be printed by the interpreter
+            log.say("fork", f"a forked child cannot record: {type(error).__name__}: {error}")
+
+
+def _watch_end_of_child_process() -> None:
+    """A child of ``multiprocessing`` ends without ``atexit``; it has a list of its own of what to do last."""
+    global _child_watched
+    util = sys.modules.get("multiprocessing.util")
+    process = sys.modules.get("multiprocessing.process")
+    if _child_watched or util is None or process is None or process.parent_process() is None:
+        return
+    _child_watched = True
+    util.Finalize(None, close_all, exitpriority=-100)
+
+
+atexit.register(close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_in_child)
