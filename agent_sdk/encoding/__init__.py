@@ -1,1 +1,20 @@
-"""Placeholder, being written."""
+"""Any Python object to bounded, redacted JSON bytes; never raises."""
+
+from __future__ import annotations
+
+from agent_sdk.encoding.errors import describe_error, describe_text
+from agent_sdk.encoding.json_codec import dumps, loads
+from agent_sdk.encoding.limits import DEFAULT_LIMITS, Limits
+from agent_sdk.encoding.redaction import Redactor
+from agent_sdk.encoding.snapshot import snapshot
+
+__all__ = [
+    "DEFAULT_LIMITS",
+    "Limits",
+    "Redactor",
+    "describe_error",
+    "describe_text",
+    "dumps",
+    "loads",
+    "snapshot",
+]
