@@ -122,6 +122,8 @@ class SenderLoop:
         self.eager_until = 0.0
         self.deadline = float("inf")
         self.adopt: Callable[[], list[Queue]] = list
+        #: Set once nobody uses the pipeline any more: called by the thread as its last act.
+        self.retire: Callable[[], None] | None = None
         self._listeners: list[Signal] = []
         self._sender = sender
         self._queues = queues
@@ -155,12 +157,17 @@ class SenderLoop:
     def _run(self) -> None:
         while not self.stopping:
             try:
-                self.signal.wait(self.turn(time.monotonic()))
+                wait = self.turn(time.monotonic())
+                if self.retire is not None and (self.idle or self._sender.trouble):
+                    break
+                self.signal.wait(wait)
             except Exception as error:
                 say("sender", f"the sender has failed and goes on: {type(error).__name__}: {error}")
                 self.signal.wait(_PAUSE_AFTER_FAILURE)
         self.running = False
         self._tell_listeners()
+        if self.retire is not None and not self.stopping:
+            self.retire()
 
     def turn(self, now: float) -> float:
         """Deliver at most one batch of ours, else one of somebody dead; returns how long there is nothing to do."""

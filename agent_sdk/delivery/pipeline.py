@@ -198,13 +198,31 @@ class Pipeline:
         """
         deadline = time.monotonic() + (self.delivery.exit_timeout if timeout is None else timeout)
         self.flush(deadline - time.monotonic())
+        self._shut(deadline)
+        return self.stats()
+
+    def release(self) -> None:
+        """Give the pipeline back without waiting, from a finalizer: its threads deliver what is left and end."""
+        self.users -= 1
+        if self.users > 0:
+            return
+        self.on_end(self)
+        if self._started:
+            self._sending.retire = self._retire
+            self._writing.signal.set()
+            self._sending.signal.set()
+
+    def _retire(self) -> None:
+        if self.users <= 0 and not self._closed:
+            self._shut(time.monotonic())
+
+    def _shut(self, deadline: float) -> None:
         self._closed = True
         self._stop(deadline)
         self._writer.commit()
         if len(self._memory):
             self._give_up_memory()
         self._leave_journal()
-        return self.stats()
 
     def hurry(self, deadline: float) -> None:
         """Begin the last delivery without waiting for it: several pipelines end at once."""

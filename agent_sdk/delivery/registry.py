@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+import threading
 import time
 from typing import Any
 
@@ -12,10 +13,10 @@ from agent_sdk.delivery import log
 from agent_sdk.delivery.destinations.base import Destination
 from agent_sdk.delivery.pipeline import Pipeline
 from agent_sdk.delivery.settings import Delivery, home_directory
-from agent_sdk.delivery.threads import new_lock
 
 _pipelines: dict[Any, Pipeline] = {}
-_lock = new_lock()
+#: Reentrant, because a tracker may be garbage-collected while this thread is in here.
+_lock = threading.RLock()
 _child_watched = False
 
 
@@ -56,7 +57,7 @@ def close_all() -> None:
 
 def _begin_in_child() -> None:
     global _lock, _child_watched
-    _lock = new_lock()
+    _lock = threading.RLock()
     _child_watched = False
     log.forget()
     for pipeline in list(_pipelines.values()):

@@ -1,1 +1,1 @@
-"""Placeholder, being written."""
+"""What user code touches: trackers, runs, steps, the decorator and the ambient context."""

@@ -1,0 +1,94 @@
+"""What all handles of one tracker share: how they record, and what of it is open now."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Iterable
+
+from agent_sdk.delivery import Pipeline
+from agent_sdk.encoding import Limits, Redactor, snapshot
+from agent_sdk.recording.clock import Clock
+
+#: Runs and steps beyond this number may be open, but are no longer reported as open while they are.
+_MAX_OPEN = 20_000
+
+
+class Recorder:
+    """Takes finished records, and answers the pipeline's question what is still open.
+
+    Without a pipeline nothing is recorded, and handles cost next to nothing.
+    """
+
+    __slots__ = ("capture_input", "capture_output", "clock", "flush_interval", "limits", "open", "pipeline", "redactor")
+
+    def __init__(
+        self,
+        pipeline: Pipeline | None,
+        redactor: Redactor,
+        limits: Limits,
+        clock: Clock,
+        capture_input: bool = True,
+        capture_output: bool = True,
+        flush_interval: float = 0.5,
+    ) -> None:
+        self.pipeline = pipeline
+        self.redactor = redactor
+        self.limits = limits
+        self.clock = clock
+        self.capture_input = capture_input
+        self.capture_output = capture_output
+        self.flush_interval = int(flush_interval * 1_000_000)
+        #: Open runs and steps by their ids; a handle is in it from its start to its end.
+        self.open: dict[Any, Any] = {}
+
+    def body(self, value: Any) -> bytes:
+        """A snapshot of an input or output."""
+        return snapshot(value, self.limits)
+
+    def begin(self, key: Any, handle: Any) -> None:
+        """A run or step is open."""
+        self.open[key] = handle
+        if len(self.open) > _MAX_OPEN:
+            self.open.pop(next(iter(self.open)), None)
+
+    # -- the pipeline's questions --------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Something is open."""
+        return bool(self.open)
+
+    def report(self, now: int) -> Iterable[Any]:
+        """Records about what has been open for longer than a flush interval and was not reported yet."""
+        records = []
+        for handle in list(self.open.values()):
+            record = handle.progress(now - self.flush_interval)
+            if record is not None:
+                records.append(record)
+        return records
+
+    def open_runs(self) -> list[str]:
+        """Ids of the runs that are open."""
+        return [key for key in list(self.open) if type(key) is str]
+
+    def after_fork_in_child(self) -> None:
+        """What was open at the fork is the parent's to report."""
+        self.open = {}
+
+
+class Update:
+    """A record made of fields that are ready, for what was learnt early or late."""
+
+    __slots__ = ("_fields", "_head", "redactor", "size")
+
+    def __init__(self, head: bytes, fields: Callable[[], bytes], redactor: Any, size: int = 512) -> None:
+        self._head = head
+        self._fields = fields
+        self.redactor = redactor
+        self.size = size
+
+    def encode(self, record_id: str) -> bytes:
+        """The record's line; its fields are read now, in the writer's thread."""
+        return self._head + b',"id":"' + record_id.encode() + b'"' + self._fields() + b"}\n"
+
+    def shed(self) -> None:
+        """Its bodies belong to a handle, which sheds them itself."""
