@@ -18,7 +18,7 @@ from agent_sdk.recording.default import configure, flush, get_tracker, track
 from agent_sdk.recording.run import Run
 from agent_sdk.recording.step import Step
 from agent_sdk.recording.tracker import RunTracker, create_tracker
-from agent_sdk.recording.version import __version__
+from agent_sdk.wire.version import __version__
 
 __all__ = [
     "ConfigurationError",

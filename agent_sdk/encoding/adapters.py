@@ -8,6 +8,7 @@ opens one level only; the walk goes on with what it gives. None of them calls co
 from __future__ import annotations
 
 from itertools import islice
+from types import GeneratorType
 from typing import Any, Callable, Iterable, Iterator
 
 _SAMPLE = 20
@@ -123,7 +124,7 @@ _BY_TYPE: dict[type, Callable[[Any], Any]] = {
     type(_named): _named,
     type(len): lambda value: _marked(value, name=value.__name__),
     type({}.items()): _only_its_type,
-    type(x for x in ()): _only_its_type,
+    GeneratorType: _only_its_type,
 }
 
 
@@ -211,7 +212,7 @@ _BY_NAME: dict[str, Callable[[Any], Any]] = {
 
 
 def _unknown(value: Any) -> Any:
-    """An object of a class that nobody told us about: dataclasses and attrs by their fields, others by what they hold."""
+    """An object of a class that nobody told us about: by its fields (dataclasses, attrs), else by what it holds."""
     kind = type(value)
     fields = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__attrs_attrs__", None)
     if type(fields) is dict:

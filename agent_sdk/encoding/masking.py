@@ -12,7 +12,7 @@ _PATIENCE = 1.0
 _REST_AFTER_A_HANG = 60.0
 
 
-class MaskingFailed(Exception):
+class MaskingError(Exception):
     """The masking function did not give a usable answer."""
 
 
@@ -25,16 +25,16 @@ class Mask:
         self._rest_until = 0.0
 
     def __call__(self, field: str, value: Any) -> Any:
-        """The masked value; raises ``MaskingFailed`` where there is none."""
+        """The masked value; raises ``MaskingError`` where there is none."""
         if time.monotonic() < self._rest_until:
-            raise MaskingFailed("the masking function hangs")
+            raise MaskingError("the masking function hangs")
         call = _Call(self._mask, field, value)
         _thread.start_new_thread(call.run, ())
         if not call.done.acquire(True, self._patience):
             self._rest_until = time.monotonic() + _REST_AFTER_A_HANG
-            raise MaskingFailed("the masking function hangs")
+            raise MaskingError("the masking function hangs")
         if call.failed:
-            raise MaskingFailed("the masking function failed")
+            raise MaskingError("the masking function failed")
         return loads(call.answer)
 
 

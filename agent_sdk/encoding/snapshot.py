@@ -17,6 +17,7 @@ from agent_sdk.encoding.limits import DEFAULT_LIMITS, Limits
 #: Data within these bounds needs no budgets: it is smaller than any of them.
 _SMALL_NODES = 512
 _SMALL_CHARACTERS = 16_384
+_LONGEST_ESCAPE = 6  # a control character is written as \u0000
 _INT64 = 1 << 63
 _CHECK_CLOCK_EVERY = 64
 _HEAD_OF_A_NUMBER = 50
@@ -30,16 +31,16 @@ def snapshot(value: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
     b'{"city":"Bern","nights":2}'
     """
     try:
-        if _is_small_and_plain(value) and limits is DEFAULT_LIMITS:
+        if _is_small_and_plain(value, limits):
             return dumps(value)
     except Exception:
         pass  # lone surrogates, deep nesting, a list that another thread is changing: the walk copes with them
     return _walked(value, limits)
 
 
-def _is_small_and_plain(value: Any) -> bool:
-    nodes = _SMALL_NODES
-    characters = _SMALL_CHARACTERS
+def _is_small_and_plain(value: Any, limits: Limits) -> bool:
+    nodes = min(_SMALL_NODES, limits.max_nodes)
+    characters = min(_SMALL_CHARACTERS, limits.max_bytes // _LONGEST_ESCAPE, limits.max_string)
     pending = [value]
     for item in pending:  # the list grows while we read it: breadth first, without recursion
         kind = type(item)
@@ -49,10 +50,7 @@ def _is_small_and_plain(value: Any) -> bool:
             nodes -= len(item)
             if nodes < 0:
                 return False
-            for key in item:
-                if type(key) is not str:
-                    return False
-                characters -= len(key)
+            characters -= len("".join(item))  # raises where a key is not text, without asking the key
             pending += item.values()
         elif kind is list:
             nodes -= len(item)

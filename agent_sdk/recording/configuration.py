@@ -74,7 +74,7 @@ def _durability(value: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    return os.path.expanduser(os.fspath(value))
+    return str(os.path.expanduser(os.fspath(value)))
 
 
 def _mask(value: Any) -> Any:

@@ -64,7 +64,9 @@ class _Call:
         capture_output: bool,
         ignore: frozenset[str],
     ) -> None:
-        code = getattr(function, "__code__", None) or getattr(getattr(function, "__call__", None), "__code__", None)
+        code = getattr(function, "__code__", None) or getattr(
+            getattr(type(function), "__call__", None), "__code__", None
+        )
         self._parameters = _Parameters(code) if isinstance(code, CodeType) else None
         self._is_object = getattr(function, "__code__", None) is None and code is not None
         self._lazy = bool(isinstance(code, CodeType) and code.co_flags & _LAZY)

@@ -1,4 +1,4 @@
-"""The module's default tracker: made at its first use, from ``AGENT_SDK_*`` variables unless ``configure`` said more."""
+"""The default tracker: made at its first use, from ``AGENT_SDK_*`` variables unless ``configure`` said more."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ def label(value: Any) -> str:
     """Text for a name or an id, cut to what the record format allows."""
     if type(value) is not str:
         value = _as_text(value)
-    return value if len(value) <= _MAX_LABEL else value[: _MAX_LABEL - 1] + "…"
+    text: str = value
+    return text if len(text) <= _MAX_LABEL else text[: _MAX_LABEL - 1] + "…"
 
 
 def optional_label(value: Any) -> str | None:
@@ -59,7 +60,7 @@ def metadata(value: Any) -> bytes:
     return data if data[:1] == b"{" else b'{"value":' + data + b"}"
 
 
-def text(value: str) -> bytes:
+def quoted(value: str) -> bytes:
     """JSON of a label."""
     try:
         return dumps(value)

@@ -257,7 +257,7 @@ class Handle:
         if name == "metadata":
             value = _merged(value)
         elif type(value) is str:
-            value = fields.text(value)
+            value = fields.quoted(value)
         elif type(value) is not bytes:
             value = dumps(value)
         return b',"%b":%b' % (name.encode(), value)

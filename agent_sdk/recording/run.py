@@ -6,14 +6,15 @@ import os
 import sys
 from typing import Any
 
+from agent_sdk.encoding import dumps
 from agent_sdk.recording import fields
 from agent_sdk.recording.guard import guarded, itself
 from agent_sdk.recording.handle import Handle, Self
 from agent_sdk.recording.ids import as_run_id, new_run_id
 from agent_sdk.recording.recorder import Recorder, Update
 from agent_sdk.recording.step import Step, new_step
-from agent_sdk.recording.version import __version__
 from agent_sdk.wire.records import RUN_END, RUN_START, RUN_UPDATE
+from agent_sdk.wire.version import __version__
 
 _ATTRIBUTES = ("session_id", "user_id", "external_id", "parent_run_id", "tags", "metadata")
 
@@ -157,5 +158,5 @@ def _source() -> bytes:
 
         python = ".".join(map(str, sys.version_info[:3]))
         known = {"sdk": f"agent-sdk/{__version__}", "python": python, "host": socket.gethostname(), "pid": pid}
-        _source_of_pid = (pid, b',"source":' + fields.dumps(known))
+        _source_of_pid = (pid, b',"source":' + dumps(known))
     return _source_of_pid[1]

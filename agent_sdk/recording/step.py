@@ -142,7 +142,7 @@ class Step(Handle):
 
     def _identity(self) -> bytes:
         parent = b',"parent_step_id":"%016x"' % self._parent if self._parent else b""
-        return parent + b',"name":%b,"step_type":%b' % (fields.text(self._name), fields.text(self._step_type))
+        return parent + b',"name":%b,"step_type":%b' % (fields.quoted(self._name), fields.quoted(self._step_type))
 
 
 _START_FIELDS = ("input", "model", "tags", "metadata", "first_token_at")

@@ -62,7 +62,7 @@ class Joined:
 class _Stream:
     """The recording of one stream: its handle, what it produced, and what is current inside it."""
 
-    __slots__ = ("_begin", "_handle", "_inside", "_outside", "_output")
+    __slots__ = ("_begin", "_handle", "_inside", "_output", "_outside")
 
     def __init__(self, begin: Callable[[], Handle]) -> None:
         self._begin = begin
@@ -136,10 +136,7 @@ def recorded_coroutine(begin: Callable[[], Handle], coroutine: Coroutine[Any, An
         stream.end()
         return result
 
-    named = recorded()
-    named.__name__ = getattr(coroutine, "__name__", named.__name__)
-    named.__qualname__ = getattr(coroutine, "__qualname__", named.__qualname__)
-    return named
+    return _renamed(recorded(), coroutine)
 
 
 def recorded_generator(begin: Callable[[], Handle], generator: Generator[Any, Any, Any], capture: bool) -> Any:

@@ -91,7 +91,7 @@ class RunTracker:
         run_id: Any = None,
     ) -> Run:
         """Begin a run and make it the current one of the calling context, until ``end_run`` ends it."""
-        run = self.track_run(
+        run: Run = self.track_run(
             agent_name,
             input_data,
             external_id,
@@ -266,9 +266,10 @@ class RunTracker:
     def begin_call(self, name: str, step_type: str, input_data: Any) -> Handle:
         """The handle of a decorated function's call: for ``@track`` and for integrations."""
         node = self._node()
-        if node is None:
-            return self.track_run(name, input_data)
-        return new_step(node, name, step_type, input_data)
+        if node is not None:
+            return new_step(node, name, step_type, input_data)
+        run: Handle = self.track_run(name, input_data)
+        return run
 
     # -- delivery ------------------------------------------------------------------------------------------------
 
