@@ -163,18 +163,18 @@ def _new_session(watch: _Watch) -> Any:
     class Connection(connection.HTTPConnection):
         def connect(self) -> None:
             super().connect()
-            self.sock = _WatchedSocket(self.sock, watch)  # type: ignore[assignment]
+            self.sock = _WatchedSocket(self.sock, watch)
 
     class SecureConnection(connection.HTTPSConnection):
         def connect(self) -> None:
             super().connect()
-            self.sock = _WatchedSocket(self.sock, watch)  # type: ignore[assignment]
+            self.sock = _WatchedSocket(self.sock, watch)
 
     class Pool(connectionpool.HTTPConnectionPool):
-        ConnectionCls = Connection  # type: ignore[assignment]
+        ConnectionCls = Connection
 
     class SecurePool(connectionpool.HTTPSConnectionPool):
-        ConnectionCls = SecureConnection  # type: ignore[assignment]
+        ConnectionCls = SecureConnection
 
     class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
