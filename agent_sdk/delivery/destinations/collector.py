@@ -1,15 +1,14 @@
-"""The collector destination: batches to ``POST /api/ingest/batch``, and every answer it may get turned into an outcome.
+"""The collector destination: batches to ``POST /api/ingest/batch``, and whatever comes back turned into an outcome.
 
-An outcome's reason says what happened and what to do next. It never holds the key, nor user and password of the URL.
+An outcome's reason says what happened and what to do next. It never holds the key, nor user and password of a URL.
 """
 
 from __future__ import annotations
 
-import gzip
 import json
 import time
-from typing import Any, Callable, Mapping, Sequence
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, Callable, Mapping, Sequence
+from urllib.parse import unquote, urlsplit
 
 from agent_sdk.delivery.destinations.base import (
     DELIVERED,
@@ -22,188 +21,285 @@ from agent_sdk.delivery.destinations.base import (
     Outcome,
     Rejection,
 )
-from agent_sdk.delivery.destinations.transport import Answer, Transport
 from agent_sdk.delivery.local_keys import is_loopback
 from agent_sdk.wire.records import WIRE_VERSION
 from agent_sdk.wire.version import USER_AGENT
+
+if TYPE_CHECKING:
+    from agent_sdk.delivery.destinations.transport import Answer, NoAnswer, Transport
 
 _PATH = "/api/ingest/batch"
 _COMPRESS_ABOVE = 1024
 _COMPRESSION_LEVEL = 1
 _LONGEST_RETRY_AFTER = 300.0
+_LONGEST_REASON = 300
+#: To blot out a user named "a" would only make a text unreadable.
+_SHORTEST_SECRET = 4
+#: A collector may ask for smaller batches than ours; larger ones would cost memory here.
+_MOST = BatchLimits(16 * 1024 * 1024, 50_000, 16 * 1024 * 1024)
+_KEPT = "records are kept and sent again"
+#: What servers say, in no form of ours, to plain HTTP on a TLS port: it says nothing about the records.
+_SPOKE_PLAIN_HTTP = (b"https port", b"https server")
 
 
 class CollectorDestination(Destination):
-    """Delivers to the collector at ``base_url``. ``key`` is asked at each batch and may know none."""
+    """Delivers to the collector at ``base_url``. ``key`` is asked at each batch, and may know none yet.
 
-    def __init__(self, base_url: str, key: Callable[[], str | None], timeout: float = 10.0) -> None:
-        self._url = base_url.rstrip("/") + _PATH
-        self._place = _without_credentials(base_url)
-        self._is_local = is_loopback(base_url)
+    A delivery takes no longer than ``timeout`` seconds, name resolution apart, ``connect_timeout`` of them for the
+    connection. Never raises; a ``base_url`` that is none is told by each outcome. User and password in ``base_url``
+    are sent as basic authentication, for a proxy in front of the collector.
+    """
+
+    def __init__(
+        self, base_url: str, key: Callable[[], str | None], timeout: float = 10.0, connect_timeout: float = 3.0
+    ) -> None:
         self._key = key
         self._timeout = timeout
-        self._transport = Transport()
+        self._connect_timeout = connect_timeout
+        self._transport: Transport | None = None
+        self._place, self._login, self._problem = _read_url(base_url)
+        self._is_local = is_loopback(self._place)
 
     def deliver(self, lines: Sequence[bytes], deadline: float) -> Outcome:
-        """Post one batch."""
-        key = self._key()
-        if key is None and not self._is_local:
-            return Outcome(UNAUTHORIZED, f"there is no key for {self._place}: set AGENT_SDK_API_KEY or pass api_key=")
-        body, headers = _request(lines, key)
-        deadline = min(deadline, time.monotonic() + self._timeout)
+        """Post one batch. Loads ``requests`` the first time."""
+        if not lines:
+            return Outcome(DELIVERED)
+        key: str | None = None
         try:
-            answer = self._transport.post(self._url, body, headers, deadline)
-        except Exception as error:
-            self._transport.close()
-            return Outcome(RETRY, self._explain(error))
-        return self._outcome(answer, len(lines))
+            key = (self._key() or "").strip() or None
+            outcome = self._unready(key) or self._post(lines, key, deadline)
+        except Exception as error:  # a key callable or an installation of requests that is broken, no memory
+            outcome = Outcome(RETRY, f"delivery to {self._place} failed ({type(error).__name__}): {_KEPT}")
+        return self._without_secrets(outcome, key)
 
     def abort(self) -> None:
         """End a request in progress."""
-        self._transport.abort()
+        if self._transport is not None:
+            self._transport.abort()
 
     def close(self) -> None:
         """Close the connection."""
-        self._transport.close()
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- the request ---------------------------------------------------------------------------------------------
+
+    def _unready(self, key: str | None) -> Outcome | None:
+        """Why no request can be made."""
+        if self._problem:
+            return Outcome(RETRY, self._problem)
+        if key is None:
+            where = f"there is no API key for {self._place}: set AGENT_SDK_API_KEY or pass api_key=; {_KEPT}"
+            return None if self._is_local else Outcome(UNAUTHORIZED, where)
+        if not (key.isascii() and key.isprintable()):
+            reason = "the API key holds characters that no key has: check AGENT_SDK_API_KEY for line breaks and quotes"
+            return Outcome(UNAUTHORIZED, reason)
+        return None
+
+    def _post(self, lines: Sequence[bytes], key: str | None, deadline: float) -> Outcome:
+        from agent_sdk.delivery.destinations.transport import NoAnswer, Transport
+
+        body, headers = _request(lines, key, self._login)
+        if self._transport is None:
+            self._transport = Transport(self._connect_timeout)
+        deadline = min(deadline, time.monotonic() + self._timeout)
+        try:
+            answer = self._transport.post(self._place + _PATH, body, headers, deadline, use_proxies=not self._is_local)
+        except NoAnswer as failure:
+            return Outcome(RETRY, self._explain(failure))
+        return self._judge(answer, len(lines))
+
+    def _without_secrets(self, outcome: Outcome, key: str | None) -> Outcome:
+        """Make one bounded line of each text: parts of them come from a server, which may repeat what it was sent."""
+        secrets = [secret for secret in (key or "", *self._login) if len(secret) >= _SHORTEST_SECRET]
+        rejected = tuple(Rejection(rejection.line, _clean(rejection.reason, secrets)) for rejection in outcome.rejected)
+        return outcome._replace(reason=_clean(outcome.reason, secrets), rejected=rejected)
 
     # -- answers -------------------------------------------------------------------------------------------------
 
-    def _outcome(self, answer: Answer, lines: int) -> Outcome:
+    def _judge(self, answer: Answer, lines: int) -> Outcome:
         status = answer.status
         if status == 200:
-            return _accepted(answer, lines) or Outcome(RETRY, self._stranger("an answer that is not a collector's"))
-        if status in (401, 403):
-            return Outcome(UNAUTHORIZED, self._unauthorized(status))
-        if status == 413:
-            return Outcome(TOO_LARGE, f"{self._place} takes no batch of this size")
-        if status in (400, 422):
-            return Outcome(REFUSED, f"{self._place} answered {status}: {_detail(answer)}")
-        if status in (404, 405):
-            return Outcome(RETRY, self._stranger(f"{status}, so there is no {_PATH}"))
+            return _receipt(answer.body, lines) or Outcome(RETRY, self._stranger("200 without a collector's receipt"))
         if 300 <= status < 400:
-            host = urlsplit(answer.headers.get("location", "")).hostname or "another place"
-            return Outcome(RETRY, f"{self._place} redirects to {host}: set AGENT_SDK_BASE_URL to where it leads")
+            return Outcome(RETRY, self._redirect(answer))
+        if status in (400, 422):
+            return self._refusal(answer)
+        if status in (401, 403):
+            return Outcome(UNAUTHORIZED, self._unauthorized(answer))
+        if status == 413:
+            return Outcome(TOO_LARGE, f"{self._place} takes no batch of this size: it answered 413{_detail(answer)}")
         if status in (408, 425, 429) or status >= 500:
-            wait = _retry_after(answer.headers)
-            return Outcome(RETRY, f"{self._place} answered {status}: it will be tried again", retry_after=wait)
-        return Outcome(RETRY, self._stranger(str(status)))
+            reason = f"{self._place} answered {status}{_detail(answer)}: {_KEPT}"
+            return Outcome(RETRY, reason, retry_after=_retry_after(answer.headers))
+        return Outcome(RETRY, self._unexpected(answer))
 
-    def _stranger(self, what: str) -> str:
-        return f"{self._place} answered {what}: is a proxy in between, or AGENT_SDK_BASE_URL wrong?"
+    def _refusal(self, answer: Answer) -> Outcome:
+        if any(phrase in answer.body.lower() for phrase in _SPOKE_PLAIN_HTTP) and not _detail(answer):
+            return Outcome(RETRY, f"{self._place} wants TLS: set AGENT_SDK_BASE_URL to its https:// address")
+        return Outcome(REFUSED, f"{self._place} answered {answer.status}{_detail(answer)}")
 
-    def _unauthorized(self, status: int) -> str:
+    def _redirect(self, answer: Answer) -> str:
+        target = _origin(answer.headers.get("location", "")) or "another place"
+        return f"{self._place} redirects to {target}: set AGENT_SDK_BASE_URL to the collector's own address"
+
+    def _unauthorized(self, answer: Answer) -> str:
+        told = f"{self._place} does not take the API key: it answered {answer.status}{_detail(answer)}"
         if self._is_local:
-            return (
-                f"{self._place} does not take our key ({status}): records are kept; start program and collector with "
-                "the same AGENT_SDK_HOME, or set AGENT_SDK_API_KEY"
-            )
-        return f"{self._place} does not take our key ({status}): records are kept; check AGENT_SDK_API_KEY"
+            return f"{told}; set AGENT_SDK_API_KEY, or run program and collector with the same AGENT_SDK_HOME; {_KEPT}"
+        return f"{told}; check AGENT_SDK_API_KEY; {_KEPT}"
+
+    def _unexpected(self, answer: Answer) -> str:
+        if answer.status in (404, 405):
+            return self._stranger(f"{answer.status}, so it has no {_PATH}")
+        if answer.status == 407:
+            return f"the proxy on the way to {self._place} wants a user and a password: put them into HTTP_PROXY"
+        return self._stranger(f"{answer.status}{_detail(answer)}")
+
+    def _stranger(self, told: str) -> str:
+        return f"{self._place} answered {told}: check that AGENT_SDK_BASE_URL names a collector; {_KEPT}"
 
     # -- failures ------------------------------------------------------------------------------------------------
 
-    def _explain(self, error: BaseException) -> str:
-        """The cause in words. The error's own text is not shown: it may hold the URL with its password."""
-        names = _names(error)
-        if names & {"ProxyError"}:
-            return f"the proxy on the way to {self._place} cannot be used: check HTTPS_PROXY and NO_PROXY"
-        if names & {"SSLError", "SSLCertVerificationError"}:
-            return f"the certificate of {self._place} is not trusted: set REQUESTS_CA_BUNDLE to your authority's file"
-        if names & {"gaierror", "NameResolutionError", "LocationParseError", "InvalidURL", "UnicodeError"}:
-            return f"the host of {self._place} cannot be found: check AGENT_SDK_BASE_URL"
-        if "ConnectionRefusedError" in names or (self._is_local and "NewConnectionError" in names):
-            hint = "start one with `agent-sdk serve`" if self._is_local else "is it running?"
-            return f"there is no collector at {self._place}: {hint}; records are kept in the journal until then"
-        if names & {"timeout", "TimeoutError", "ReadTimeout", "ConnectTimeout", "Timeout", "ConnectTimeoutError"}:
-            return f"{self._place} does not answer in time: records are kept and tried again"
-        return f"the connection to {self._place} failed ({type(error).__name__}): records are kept and tried again"
+    def _explain(self, failure: NoAnswer) -> str:
+        from agent_sdk.delivery.destinations import transport
+
+        place, detail = self._place, f" ({failure.detail})" if failure.detail else ""
+        if failure.cause == transport.REFUSED and self._is_local:
+            return f"no collector at {place}: start one with `agent-sdk serve`; records are kept in the journal"
+        texts = {
+            transport.ABORTED: f"the delivery to {place} was broken off: {_KEPT}",
+            transport.BAD_SETTING: "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file of certificates: correct it",
+            transport.BAD_URL: f"no request can be made to {place}: check AGENT_SDK_BASE_URL",
+            transport.CLOSED: f"{place} closed the connection before it answered: {_KEPT}",
+            transport.CONNECT_TIMEOUT: f"no connection to {place} in time: check its address and firewalls; {_KEPT}",
+            transport.NAME: f"the host of {place} cannot be found{detail}: check AGENT_SDK_BASE_URL and DNS; {_KEPT}",
+            transport.NOT_HTTP: f"{place} does not answer with HTTP: check the port and http:// or https://; {_KEPT}",
+            transport.NO_TLS: f"no TLS with {place}{detail}: check the port, and whether it should be http://; {_KEPT}",
+            transport.PROXY: f"the proxy to {place} fails{detail}: check HTTP_PROXY, HTTPS_PROXY and NO_PROXY; {_KEPT}",
+            transport.REFUSED: f"nothing listens at {place}: check AGENT_SDK_BASE_URL, and that it runs; {_KEPT}",
+            transport.TIMEOUT: f"{place} did not answer in time: {_KEPT}",
+            transport.UNTRUSTED: f"the certificate of {place} is not trusted{detail}: set REQUESTS_CA_BUNDLE to the "
+            f"file of its authority; {_KEPT}",
+        }
+        return texts.get(failure.cause, f"the connection to {place} failed{detail}: {_KEPT}")
 
 
-def _request(lines: Sequence[bytes], key: str | None) -> tuple[bytes, dict[str, str]]:
+def _request(lines: Sequence[bytes], key: str | None, login: Sequence[str]) -> tuple[bytes, dict[str, str]]:
     body = b"".join(lines)
     headers = {
         "Content-Type": "application/x-ndjson",
         "Accept": "application/json",
-        "Accept-Encoding": "identity",
         "User-Agent": USER_AGENT,
         "X-Agent-SDK-Wire": str(WIRE_VERSION),
     }
     if key is not None:
         headers["X-Agentscope-Key"] = key
+    if login:
+        from base64 import b64encode
+
+        headers["Authorization"] = "Basic " + b64encode(":".join(login).encode()).decode()
     if len(body) > _COMPRESS_ABOVE:
-        body = gzip.compress(body, _COMPRESSION_LEVEL)
+        from gzip import compress
+
+        body = compress(body, _COMPRESSION_LEVEL)
         headers["Content-Encoding"] = "gzip"
     return body, headers
 
 
-def _accepted(answer: Answer, lines: int) -> Outcome | None:
-    """The outcome of a 200, if its body is one that a collector gives."""
+# -- reading what a server says ----------------------------------------------------------------------------------
+
+
+def _receipt(body: bytes, lines: int) -> Outcome | None:
+    """The outcome of a 200, if the body is the receipt that a collector gives for so many lines."""
     try:
-        body = json.loads(answer.body)
-        rejected = tuple(Rejection(int(item["index"]), str(item["reason"])[:500]) for item in body["rejected"])
-        if int(body["accepted"]) + int(body["duplicates"]) + len(rejected) != lines:
-            return None
-        if any(not 0 <= rejection.line < lines for rejection in rejected):
-            return None
-        return Outcome(DELIVERED, rejected=rejected, limits=_limits(body.get("limits")))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        receipt = json.loads(body)
+        rejected = {_count(item["index"]): str(item["reason"]) for item in receipt["rejected"]}
+        told = _count(receipt["accepted"]) + _count(receipt["duplicates"]) + len(receipt["rejected"])
+        limits = _limits(receipt.get("limits"))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
+    if told != lines or len(rejected) != len(receipt["rejected"]) or any(line >= lines for line in rejected):
+        return None
+    return Outcome(DELIVERED, rejected=tuple(Rejection(*item) for item in sorted(rejected.items())), limits=limits)
+
+
+def _count(found: Any) -> int:
+    if type(found) is not int or found < 0:
+        raise TypeError("not a count")
+    return found
 
 
 def _limits(found: Any) -> BatchLimits | None:
     if not isinstance(found, dict):
         return None
-    known = {name: found[name] for name in BatchLimits._fields if type(found.get(name)) is int and found[name] > 0}
-    return BatchLimits(**known)
+    ours = BatchLimits()._asdict()
+    return BatchLimits(
+        **{
+            name: min(found[name], most) if type(found.get(name)) is int and found[name] > 0 else ours[name]
+            for name, most in _MOST._asdict().items()
+        }
+    )
 
 
 def _detail(answer: Answer) -> str:
+    """What the server says to an error in the form of our contract, to go on with."""
     try:
         detail = json.loads(answer.body)["detail"]
-    except (ValueError, KeyError, TypeError):
-        return "it gives no reason"
-    return detail[:200] if isinstance(detail, str) else "the batch does not have the form that it expects"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return f', "{detail}"' if detail and isinstance(detail, str) else ""
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait. A date is read against the server's own clock, which may differ from ours."""
-    value = headers.get("retry-after", "").strip()
-    if not value:
+    wanted = headers.get("retry-after", "").strip()
+    if wanted.isascii() and wanted.isdigit():
+        return min(float(wanted[:20]), _LONGEST_RETRY_AFTER)
+    until = _timestamp(wanted)
+    if until is None:
         return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = _seconds_until(value, headers.get("date", ""))
-    return min(max(0.0, seconds), _LONGEST_RETRY_AFTER)
+    now = _timestamp(headers.get("date", ""))
+    return min(max(0.0, until - (time.time() if now is None else now)), _LONGEST_RETRY_AFTER)
 
 
-def _seconds_until(date: str, now: str) -> float:
+def _timestamp(date: str) -> float | None:
     from email.utils import parsedate_to_datetime
 
     try:
-        wanted = parsedate_to_datetime(date).timestamp()
-    except (TypeError, ValueError):
-        return 0.0
+        return parsedate_to_datetime(date).timestamp()
+    except Exception:  # which ones depends on the version of Python
+        return None
+
+
+# -- URLs and texts ----------------------------------------------------------------------------------------------
+
+
+def _read_url(url: str) -> tuple[str, tuple[str, ...], str]:
+    """The URL without credentials, query and fragment; the credentials; and what is wrong with it, if anything is."""
+    origin = _origin(url)
+    if not origin:
+        return "the collector", (), "the collector's address is no http:// or https:// URL: correct AGENT_SDK_BASE_URL"
+    parts = urlsplit(url.strip())
+    login = (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else ()
+    return origin + parts.path.rstrip("/"), login, ""
+
+
+def _origin(url: str) -> str:
+    """Scheme, host and port of an absolute HTTP URL, without credentials; empty for anything else."""
     try:
-        return wanted - parsedate_to_datetime(now).timestamp()
-    except (TypeError, ValueError):
-        return wanted - time.time()
+        parts = urlsplit(url.strip())
+        port = f":{parts.port}" if parts.port is not None else ""
+    except (ValueError, AttributeError):
+        return ""
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host or not host.isprintable() or set(" \\") & set(host):
+        return ""
+    return f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{port}"
 
 
-def _names(error: BaseException | None) -> set[str]:
-    """Names of all classes of an error and of what it was made from."""
-    names: set[str] = set()
-    pending: list[Any] = [error]
-    seen: set[int] = set()
-    while pending:
-        link = pending.pop()
-        if not isinstance(link, BaseException) or id(link) in seen:
-            continue
-        seen.add(id(link))
-        names.update(kind.__name__ for kind in type(link).__mro__)
-        pending += [link.__cause__, link.__context__, getattr(link, "reason", None), *link.args]
-    return names
-
-
-def _without_credentials(url: str) -> str:
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+def _clean(text: str, secrets: Sequence[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, "[redacted]")
+    text = "".join(character if character.isprintable() else " " for character in text[: 4 * _LONGEST_REASON])
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

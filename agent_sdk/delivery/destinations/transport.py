@@ -1,84 +1,147 @@
-"""HTTP requests that end by a deadline, whatever the other side does: the sender's only way to the network.
+"""One HTTP request at a time, over by its deadline whatever the other side does: the sender's only way to the network.
 
-``requests`` bounds the time of each read, so a server that drips a byte a second holds a request for ever. Here every
-send and every read gets the time that is left, down to the socket. (Name resolution is the operating system's: it can
-only be waited for.)
+``requests`` bounds every read for itself, so a server that drips a byte a second holds a request for ever. Here every
+connect, send and read gets the time that is left. Name resolution alone is the operating system's: it can only be
+waited for.
+
+Importing this module loads ``requests``. So it is imported by the first delivery, never at the top of a module.
 """
 
 from __future__ import annotations
 
+import http.client
+import http.cookiejar
 import io
 import os
+import re
 import socket
+import ssl
+import threading
 import time
-from typing import Any, Mapping, NamedTuple
+import zlib
+from typing import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple
 
-from agent_sdk.delivery.local_keys import is_loopback
+import requests
+import requests.adapters
+import requests.exceptions as requests_errors
+import requests.utils
+import urllib3.exceptions as urllib3_errors
 
-#: How much of an answer is read: ours are short, and a stranger's may echo megabytes.
-MAX_ANSWER = 65_536
-#: A server may close an idle connection after 5 s; we leave it before.
-_IDLE_SECONDS = 4.0
+if TYPE_CHECKING:
+    from urllib3.connection import HTTPSConnection as _Connection
+else:
+    _Connection = object
+
+#: So much of an answer is read: ours are short, and a stranger's may be endless.
+MAX_ANSWER_BYTES = 65_536
+#: Servers drop idle connections, uvicorn after 5 s; we drop them before.
+IDLE_SECONDS = 4.0
+_MAX_ADDRESSES = 8
+_SEND_BYTES = 65_536
+
+# Why there is no answer.
+ABORTED = "aborted"
+BAD_URL = "bad url"
+BAD_SETTING = "bad setting"
+CLOSED = "closed"
+CONNECT_TIMEOUT = "connect timeout"
+NAME = "name"
+NOT_HTTP = "not http"
+NO_TLS = "no tls"
+OTHER = "other"
+PROXY = "proxy"
+REFUSED = "refused"
+TIMEOUT = "timeout"
+UNTRUSTED = "untrusted"
 
 
 class Answer(NamedTuple):
-    """A response: header names are in lower case."""
+    """A response: header names are in lower case, the body is decompressed and cut after ``MAX_ANSWER_BYTES``.
+
+    Where the status is not 200, the body may be cut short: the status counts, even if the rest never came.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
 
 
+class NoAnswer(Exception):  # noqa: N818 - a thing that happens, not a mistake
+    """There is no answer: ``cause`` is one of this module's words for why, ``detail`` says more, without secrets.
+
+    It is never chained to the error behind it, whose request holds the key.
+    """
+
+    def __init__(self, cause: str, detail: str = "") -> None:
+        super().__init__(f"{cause}: {detail}" if detail else cause)
+        self.cause = cause
+        self.detail = detail
+
+
 class Transport:
-    """One keep-alive connection to one address. Used by one thread; ``abort`` by any."""
+    """One keep-alive connection. Used by one thread; ``abort`` by any. A forked child never uses its parent's."""
 
     def __init__(self, connect_timeout: float = 3.0) -> None:
         self._connect_timeout = connect_timeout
-        self._watch = _Watch()
-        self._session: Any = None
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._watch = _Watch(self._connect_timeout)
+        self._session: _Session | None = None
         self._used_at = 0.0
 
-    def post(self, url: str, body: bytes, headers: Mapping[str, str], deadline: float) -> Answer:
-        """Send and return the answer before ``deadline`` (``time.monotonic()``). Raises what ``requests`` raises."""
-        import requests
+    def post(
+        self, url: str, body: bytes, headers: Mapping[str, str], deadline: float, use_proxies: bool = True
+    ) -> Answer:
+        """The answer to a POST, before ``deadline`` (``time.monotonic()``); raises ``NoAnswer`` and nothing else.
 
-        if time.monotonic() - self._used_at > _IDLE_SECONDS:
+        A connection that the server has closed meanwhile is replaced once: the body may arrive twice, never the answer.
+        Proxies come from the environment, as ``requests`` reads them; redirects are not followed.
+        """
+        if self._pid != os.getpid():
+            self._begin()
+        if time.monotonic() - self._used_at > IDLE_SECONDS:
             self.close()
-        reused = self._session is not None
         try:
-            return self._post(url, body, headers, deadline)
-        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
-            self.close()
-            if not reused or self._watch.aborted or time.monotonic() >= deadline:
-                raise
-            # The server had closed the idle connection. Records have ids: sending them twice changes nothing.
-            return self._post(url, body, headers, deadline)
+            return self._post_again_if_stale(url, body, headers, deadline, use_proxies)
+        except Exception as error:
+            failure = _explain(error, self._watch)
+        self.close()
+        raise failure
 
-    def _post(self, url: str, body: bytes, headers: Mapping[str, str], deadline: float) -> Answer:
-        if self._session is None:
-            self._session = _new_session(self._watch)
-        self._watch.deadline = deadline
-        left = max(0.05, deadline - time.monotonic())
-        with self._session.post(
+    def _post_again_if_stale(self, *request: Any) -> Answer:
+        self._watch.begin(request[3])
+        try:
+            return self._post(*request)
+        except Exception:
+            if not self._watch.found_stale_connection:
+                raise
+        self.close()
+        return self._post(*request)
+
+    def _post(self, url: str, body: bytes, headers: Mapping[str, str], deadline: float, use_proxies: bool) -> Answer:
+        session = self._session = self._session or _Session(self._watch)
+        left = self._watch.time_left()
+        response = session.post(
             url,
             data=body,
             headers=headers,
-            timeout=(min(self._connect_timeout, left), left),
+            timeout=left,
             allow_redirects=False,
             stream=True,
-            proxies={} if is_loopback(url) else _proxies(url),
+            proxies=requests.utils.get_environ_proxies(url) if use_proxies else {},
             verify=os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True,
-        ) as response:
-            content = response.raw.read(MAX_ANSWER, decode_content=True)
-            if len(content) == MAX_ANSWER:
-                self.close()  # whatever else comes is not worth reading to keep the connection
-            self._used_at = time.monotonic()
-            return Answer(
-                response.status_code, {name.lower(): value for name, value in response.headers.items()}, content
-            )
+        )
+        try:
+            content = _read(response)
+        finally:
+            response.raw.close()  # ends the connection, unless all was read and the pool has it back
+        self._used_at = time.monotonic()
+        return Answer(response.status_code, {name.lower(): text for name, text in response.headers.items()}, content)
 
     def abort(self) -> None:
-        """Make a request in progress fail now. Safe from any thread."""
+        """Make a request in progress fail now."""
         self._watch.abort()
 
     def close(self) -> None:
@@ -86,117 +149,363 @@ class Transport:
         session, self._session = self._session, None
         if session is not None:
             session.close()
+        self._watch.let_go(self._watch.handle)
+
+
+def _read(response: requests.Response) -> bytes:
+    content = b""
+    try:
+        while len(content) <= MAX_ANSWER_BYTES:
+            piece = response.raw.read(MAX_ANSWER_BYTES + 1 - len(content), decode_content=False)
+            if not piece:
+                break
+            content += piece
+    except Exception:
+        if response.status_code == 200:
+            raise
+    content = content[:MAX_ANSWER_BYTES]
+    if response.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip", "deflate"):
+        return _decompress(content)
+    return content
+
+
+def _decompress(content: bytes) -> bytes:
+    """What can be decompressed, within the bound: ``urllib3`` would unpack a bomb."""
+    try:
+        return zlib.decompressobj(zlib.MAX_WBITS | 32).decompress(content, MAX_ANSWER_BYTES)
+    except zlib.error:
+        return b""
+
+
+# -- the time that is left ---------------------------------------------------------------------------------------
 
 
 class _Watch:
-    """The deadline of the request in progress, and its socket."""
+    """What a session's request in progress may still use, and a handle of its connection to break it off with."""
 
-    def __init__(self) -> None:
-        self.deadline = 0.0
+    def __init__(self, connect_timeout: float) -> None:
+        self._connect_timeout = connect_timeout
+        self._lock = threading.RLock()  # a signal handler may abort while its own thread aborts
+        # A duplicate, because TLS takes the socket itself over: this one is ours from the first packet to the last.
+        self.handle: socket.socket | None = None
+        self.begin(0.0)
+
+    def begin(self, deadline: float) -> None:
+        """A new request."""
+        self.deadline = deadline
         self.aborted = False
-        self.socket: Any = None
+        self.dialled = False
+        self.connected = False
+        self.received = 0
 
-    def arm(self, connected: Any) -> float:
-        """Give ``connected`` the time that is left, at least a moment; raises ``TimeoutError`` when there is none."""
+    def time_left(self) -> float:
+        """Seconds, always positive; raises ``socket.timeout`` when there are none."""
         left = self.deadline - time.monotonic()
         if left <= 0 or self.aborted:
-            raise socket.timeout("the deadline of the request has passed")
-        connected.settimeout(left)
+            raise socket.timeout("the time for the request is over")
         return left
 
+    @property
+    def found_stale_connection(self) -> bool:
+        """The request failed on a connection of an earlier one, before a byte came back, with time left."""
+        fresh = self.dialled or self.received or self.aborted
+        return not fresh and time.monotonic() < self.deadline
+
     def abort(self) -> None:
+        """End the request in progress, from any thread."""
         self.aborted = True
-        connected = self.socket
-        if connected is not None:
+        with self._lock:
+            if self.handle is not None:
+                try:
+                    self.handle.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # not connected (any more)
+
+    def hold(self, connection: socket.socket) -> None:
+        """Be able to abort ``connection`` from now on, instead of the one before."""
+        with self._lock:
+            self.let_go(self.handle)
+            self.handle = connection.dup()
+
+    def let_go(self, handle: socket.socket | None) -> None:
+        """Close ``handle``: a connection only ends when its handle is closed, too."""
+        with self._lock:
+            if handle is not None:
+                handle.close()
+            if handle is self.handle:
+                self.handle = None
+
+    def connect(self, host: str, port: int) -> _TimedSocket:
+        """A connection to the first address that takes one; each has an equal share of the time."""
+        self.dialled = True
+        addresses = socket.getaddrinfo(host.strip("[]"), port, 0, socket.SOCK_STREAM)[:_MAX_ADDRESSES]
+        until = time.monotonic() + min(self.time_left(), self._connect_timeout)
+        failure: OSError = OSError(f"no address for {host}")
+        for tried, (family, kind, protocol, _, address) in enumerate(addresses):
+            share = (until - time.monotonic()) / (len(addresses) - tried)
             try:
-                connected.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # not connected any more
+                return self._dial(socket.socket(family, kind, protocol), address, share)
+            except OSError as error:
+                failure = error
+        raise failure
+
+    def _dial(self, connection: socket.socket, address: Any, seconds: float) -> _TimedSocket:
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.hold(connection)
+            connection.settimeout(min(max(seconds, 0.001), self.time_left()))
+            connection.connect(address)
+        except BaseException:
+            connection.close()
+            self.let_go(self.handle)
+            raise
+        self.connected = True
+        return _TimedSocket(connection, self)
 
 
-class _WatchedSocket:
-    """A socket whose every send and read ends by the deadline."""
+class _TimedSocket:
+    """A connection, plain or TLS, in which every operation ends in time. It stands wherever a socket is expected."""
 
-    def __init__(self, connected: Any, watch: _Watch) -> None:
-        self._connected = connected
+    def __init__(self, connection: Any, watch: _Watch) -> None:
+        self._connection = connection
         self._watch = watch
-        watch.socket = connected
+        self._handle = watch.handle
+        self._readers = 0
+        self._is_closing = False
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._connected, name)
+        return getattr(self._connection, name)
 
-    def sendall(self, data: Any, *flags: int) -> None:
-        self._watch.arm(self._connected)
-        self._connected.sendall(data, *flags)
+    def gettimeout(self) -> float:
+        """What TLS takes over for its handshake."""
+        return self._watch.time_left()
 
-    def makefile(self, mode: str = "rb", buffering: int = -1, **_: Any) -> Any:
-        # The raw file counts as a user of the socket, so that a socket closed early stays readable to its end.
-        return io.BufferedReader(_WatchedFile(self._connected, self._watch))
+    def recv(self, *args: Any) -> bytes:
+        self._connection.settimeout(self._watch.time_left())
+        data: bytes = self._connection.recv(*args)
+        self._watch.received += len(data)
+        return data
+
+    def recv_into(self, *args: Any) -> int:
+        self._connection.settimeout(self._watch.time_left())
+        size: int = self._connection.recv_into(*args)
+        self._watch.received += size
+        return size
+
+    def send(self, data: Any) -> int:
+        self._connection.settimeout(self._watch.time_left())
+        sent: int = self._connection.send(data)
+        return sent
+
+    def sendall(self, data: Any) -> None:
+        # Not the socket's own: that of TLS gives the whole time to each of its parts.
+        with memoryview(data) as view:
+            sent = 0
+            while sent < len(view):
+                sent += self.send(view[sent : sent + _SEND_BYTES])
+
+    def makefile(self, *_: Any, **__: Any) -> io.BufferedReader:
+        """What ``http.client`` reads an answer from. It outlives ``close``, as a socket's own file does."""
+        self._readers += 1
+        return io.BufferedReader(_Reader(self))
+
+    def reader_closed(self) -> None:
+        self._readers -= 1
+        self._close_if_unused()
+
+    def close(self) -> None:
+        self._is_closing = True
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._is_closing and self._readers <= 0:
+            self._connection.close()
+            self._watch.let_go(self._handle)
 
 
-class _WatchedFile(io.RawIOBase):
-    def __init__(self, connected: Any, watch: _Watch) -> None:
+class _Reader(io.RawIOBase):
+    def __init__(self, connection: _TimedSocket) -> None:
         super().__init__()
-        self._connected = connected
-        self._raw = connected.makefile("rb", buffering=0)
-        self._watch = watch
+        self._connection = connection
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> Any:
-        self._watch.arm(self._connected)
-        return self._raw.readinto(buffer)
+    def readinto(self, buffer: Any) -> int:
+        return self._connection.recv_into(buffer)
 
     def close(self) -> None:
         if not self.closed:
-            self._raw.close()
-        super().close()
+            super().close()
+            self._connection.reader_closed()
 
 
-def _new_session(watch: _Watch) -> Any:
-    """A session without retries, redirects, cookies or ``.netrc``, whose sockets are watched."""
-    import requests
-    from requests.adapters import HTTPAdapter
-    from urllib3 import connection, connectionpool
-
-    class Connection(connection.HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            self.sock = _WatchedSocket(self.sock, watch)
-
-    class SecureConnection(connection.HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            self.sock = _WatchedSocket(self.sock, watch)
-
-    class Pool(connectionpool.HTTPConnectionPool):
-        ConnectionCls = Connection
-
-    class SecurePool(connectionpool.HTTPSConnectionPool):
-        ConnectionCls = SecureConnection
-
-    class Adapter(HTTPAdapter):
-        def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs)
-            self.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
-
-        def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-            manager = super().proxy_manager_for(proxy, **kwargs)
-            manager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
-            return manager
-
-    session = requests.Session()
-    session.trust_env = False  # it would also read ~/.netrc and replace our key by what stands there
-    session.headers.clear()
-    adapter = Adapter(pool_connections=1, pool_maxsize=1, max_retries=0)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    watch.aborted = False
-    return session
+# -- requests, with such connections -----------------------------------------------------------------------------
 
 
-def _proxies(url: str) -> Any:
-    from requests.utils import get_environ_proxies
+class _TimedConnection(_Connection):
+    """Stands before urllib3's classes, so that whatever they connect is timed."""
 
-    return get_environ_proxies(url)
+    watch: _Watch
+
+    def _new_conn(self) -> Any:
+        if not hasattr(self, "_socks_options"):
+            return self.watch.connect(self._dns_host, self.port or self.default_port)
+        self.watch.dialled = True
+        connection = super()._new_conn()  # PySocks talks to its proxy with a timeout for each step
+        self.watch.hold(connection)
+        self.watch.connected = True
+        return _TimedSocket(connection, self.watch)
+
+    def _connect_tls_proxy(self, hostname: str, sock: Any) -> Any:
+        return _TimedSocket(super()._connect_tls_proxy(hostname, sock), self.watch)
+
+    def connect(self) -> None:
+        super().connect()
+        if not isinstance(self.sock, _TimedSocket):
+            self.sock = _TimedSocket(self.sock, self.watch)
+
+
+class _QuietResponse(http.client.HTTPResponse):
+    """Forgets what is odd about a stranger's headers, of which urllib3 would log a traceback at each attempt."""
+
+    def begin(self) -> None:
+        super().begin()
+        self.msg.defects = []
+        self.msg.set_payload("")
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def __init__(self, watch: _Watch) -> None:
+        self._watch = watch
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=0)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)
+        _use_timed_connections(self.poolmanager, self._watch)
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        is_new = proxy not in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **proxy_kwargs)
+        if is_new:
+            _use_timed_connections(manager, self._watch)
+        return manager
+
+
+def _use_timed_connections(manager: Any, watch: _Watch) -> None:
+    def timed(pool: Any) -> Any:
+        attributes = {"watch": watch, "response_class": _QuietResponse}
+        connection = type("TimedConnection", (_TimedConnection, pool.ConnectionCls), attributes)
+        return type("TimedPool", (pool,), {"ConnectionCls": connection})
+
+    manager.pool_classes_by_scheme = {scheme: timed(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
+
+
+class _Session(requests.Session):
+    """Asks nothing and remembers nothing that is not in the request: no ``.netrc``, no cookies, no default headers."""
+
+    def __init__(self, watch: _Watch) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.headers.clear()
+        self.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        adapter = _Adapter(watch)
+        self.mount("http://", adapter)
+        self.mount("https://", adapter)
+
+    def get_redirect_target(self, resp: Any) -> None:
+        """None, or ``requests`` would read the whole body of a redirect, however long."""
+
+
+# -- what went wrong ---------------------------------------------------------------------------------------------
+
+_BAD_URL = (
+    requests_errors.InvalidURL,
+    requests_errors.MissingSchema,
+    requests_errors.InvalidSchema,
+    urllib3_errors.LocationValueError,
+)
+_BAD_PROXY_URL = (requests_errors.InvalidProxyURL, urllib3_errors.ProxySchemeUnknown)
+_TIMEOUT = (socket.timeout, TimeoutError, urllib3_errors.TimeoutError)
+_CLOSED = (ConnectionError, http.client.RemoteDisconnected, http.client.IncompleteRead, ssl.SSLEOFError)
+
+
+def _explain(error: BaseException, watch: _Watch) -> NoAnswer:
+    """``error`` in our words. Its own text is not repeated: it may hold the URL, its password, or the key."""
+    if watch.aborted:
+        return NoAnswer(ABORTED)
+    chain = list(_chain(error))
+    for judge in (_proxy_trouble, _address_trouble, _tls_trouble, _connection_trouble):
+        cause = judge(chain, watch)
+        if cause is not None:
+            return cause
+    return NoAnswer(OTHER, _describe(chain))
+
+
+def _proxy_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
+    if _first(chain, _BAD_PROXY_URL):
+        return NoAnswer(PROXY, "its address is not a URL")
+    if _first(chain, (urllib3_errors.ProxyError,)) is None:
+        return None
+    status = re.search(r"Tunnel connection failed: (\d{3})", " ".join(str(link) for link in chain))
+    if status:
+        return NoAnswer(PROXY, f"it answered {status.group(1)}")
+    return NoAnswer(PROXY, _connection_trouble(chain, watch, NoAnswer(OTHER)).cause)
+
+
+def _address_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
+    if _first(chain, (socket.gaierror,)):
+        return NoAnswer(NAME, _describe(chain))
+    if _first(chain, (*_BAD_URL, UnicodeError)):
+        socks = any("SOCKS" in str(link) for link in chain)
+        return NoAnswer(PROXY, "a SOCKS proxy needs `pip install requests[socks]`") if socks else NoAnswer(BAD_URL)
+    if any("TLS CA certificate bundle" in str(link) for link in chain):
+        return NoAnswer(BAD_SETTING)
+    return None
+
+
+def _tls_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
+    untrusted = _first(chain, (ssl.SSLCertVerificationError,))
+    if untrusted is not None:
+        return NoAnswer(UNTRUSTED, str(getattr(untrusted, "verify_message", "")))
+    failed = _first(chain, (ssl.SSLError,))
+    if failed is None or isinstance(failed, (ssl.SSLEOFError, *_TIMEOUT)):
+        return None
+    return NoAnswer(NO_TLS, str(getattr(failed, "reason", None) or "handshake failed").lower().replace("_", " "))
+
+
+def _connection_trouble(chain: list[BaseException], watch: _Watch, otherwise: Any = None) -> Any:
+    if _first(chain, (ConnectionRefusedError,)):
+        return NoAnswer(REFUSED)
+    if _first(chain, _TIMEOUT):
+        never_connected = watch.dialled and not watch.connected
+        return NoAnswer(CONNECT_TIMEOUT if never_connected else TIMEOUT)
+    if _first(chain, _CLOSED):
+        return NoAnswer(CLOSED)
+    if _first(chain, (http.client.HTTPException, urllib3_errors.HTTPError)) and watch.received:
+        return NoAnswer(NOT_HTTP)
+    return otherwise
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and all that it was made from, the outermost first."""
+    seen: set[int] = set()
+    pending: list[Any] = [error]
+    while pending:
+        link = pending.pop(0)
+        if isinstance(link, BaseException) and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            pending += [getattr(link, "reason", None), *link.args, link.__cause__, link.__context__]
+
+
+def _first(chain: list[BaseException], kinds: tuple[type[BaseException], ...]) -> BaseException | None:
+    return next((link for link in chain if isinstance(link, kinds)), None)
+
+
+def _describe(chain: list[BaseException]) -> str:
+    """The operating system's words for it, which hold nothing of ours; else the name of the error's class."""
+    for link in chain:
+        if isinstance(link, OSError) and type(link.errno) is int and link.strerror:
+            return str(link.strerror)
+    return type(chain[-1]).__name__
