@@ -36,6 +36,7 @@ import struct
 import tempfile
 import threading
 import time
+import warnings
 import zlib
 from pathlib import Path
 from types import TracebackType
@@ -316,7 +317,9 @@ class FaultyServer:
         thread.start()
 
     def _make_certificate(self) -> ssl.SSLContext:
-        import trustme
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its cryptography warns of old versions of Python
+            import trustme
 
         authority = trustme.CA()
         self.ca_file = str(Path(self._folder.name) / "ca.pem")

@@ -57,6 +57,7 @@ class CollectorDestination(Destination):
         self._timeout = timeout
         self._connect_timeout = connect_timeout
         self._transport: Transport | None = None
+        self._aborted = False
         self._place, self._login, self._problem = _read_url(base_url)
         self._is_local = is_loopback(self._place)
 
@@ -64,16 +65,21 @@ class CollectorDestination(Destination):
         """Post one batch. Loads ``requests`` the first time."""
         if not lines:
             return Outcome(DELIVERED)
+        self._aborted = False
+        deadline = min(deadline, time.monotonic() + self._timeout)
         key: str | None = None
         try:
             key = (self._key() or "").strip() or None
             outcome = self._unready(key) or self._post(lines, key, deadline)
-        except Exception as error:  # a key callable or an installation of requests that is broken, no memory
+        except ImportError as error:
+            outcome = Outcome(RETRY, f"{error.name or 'requests'} cannot be imported: `pip install requests`; {_KEPT}")
+        except Exception as error:  # a key callable that fails, no memory
             outcome = Outcome(RETRY, f"delivery to {self._place} failed ({type(error).__name__}): {_KEPT}")
         return self._without_secrets(outcome, key)
 
     def abort(self) -> None:
-        """End a request in progress."""
+        """End a delivery in progress."""
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()
 
@@ -97,12 +103,13 @@ class CollectorDestination(Destination):
         return None
 
     def _post(self, lines: Sequence[bytes], key: str | None, deadline: float) -> Outcome:
-        from agent_sdk.delivery.destinations.transport import NoAnswer, Transport
+        from agent_sdk.delivery.destinations.transport import ABORTED, NoAnswer, Transport
 
         body, headers = _request(lines, key, self._login)
         if self._transport is None:
             self._transport = Transport(self._connect_timeout)
-        deadline = min(deadline, time.monotonic() + self._timeout)
+        if self._aborted:  # while requests was loaded or the body compressed, when there was nothing to shut down
+            return Outcome(RETRY, self._explain(NoAnswer(ABORTED)))
         try:
             answer = self._transport.post(self._place + _PATH, body, headers, deadline, use_proxies=not self._is_local)
         except NoAnswer as failure:
@@ -170,7 +177,7 @@ class CollectorDestination(Destination):
         texts = {
             transport.ABORTED: f"the delivery to {place} was broken off: {_KEPT}",
             transport.BAD_SETTING: "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file of certificates: correct it",
-            transport.BAD_URL: f"no request can be made to {place}: check AGENT_SDK_BASE_URL",
+            transport.BAD_URL: f"no request can be made to {place}: check AGENT_SDK_BASE_URL and HTTPS_PROXY",
             transport.CLOSED: f"{place} closed the connection before it answered: {_KEPT}",
             transport.CONNECT_TIMEOUT: f"no connection to {place} in time: check its address and firewalls; {_KEPT}",
             transport.NAME: f"the host of {place} cannot be found{detail}: check AGENT_SDK_BASE_URL and DNS; {_KEPT}",

@@ -103,31 +103,30 @@ class Transport:
             self._begin()
         if time.monotonic() - self._used_at > IDLE_SECONDS:
             self.close()
+        self._watch.begin(deadline)
         try:
-            return self._post_again_if_stale(url, body, headers, deadline, use_proxies)
+            return self._post_again_if_stale(url, body, headers, use_proxies)
         except Exception as error:
             failure = _explain(error, self._watch)
         self.close()
         raise failure
 
-    def _post_again_if_stale(self, *request: Any) -> Answer:
-        self._watch.begin(request[3])
+    def _post_again_if_stale(self, url: str, body: bytes, headers: Mapping[str, str], use_proxies: bool) -> Answer:
         try:
-            return self._post(*request)
+            return self._post(url, body, headers, use_proxies)
         except Exception:
             if not self._watch.found_stale_connection:
                 raise
         self.close()
-        return self._post(*request)
+        return self._post(url, body, headers, use_proxies)
 
-    def _post(self, url: str, body: bytes, headers: Mapping[str, str], deadline: float, use_proxies: bool) -> Answer:
+    def _post(self, url: str, body: bytes, headers: Mapping[str, str], use_proxies: bool) -> Answer:
         session = self._session = self._session or _Session(self._watch)
-        left = self._watch.time_left()
         response = session.post(
             url,
             data=body,
             headers=headers,
-            timeout=left,
+            timeout=self._watch.time_left(),
             allow_redirects=False,
             stream=True,
             proxies=requests.utils.get_environ_proxies(url) if use_proxies else {},
@@ -360,6 +359,12 @@ class _TimedConnection(_Connection):
     def _connect_tls_proxy(self, hostname: str, sock: Any) -> Any:
         return _TimedSocket(super()._connect_tls_proxy(hostname, sock), self.watch)
 
+    def _tunnel(self) -> None:
+        try:
+            super()._tunnel()
+        except (OSError, http.client.HTTPException) as error:
+            raise urllib3_errors.ProxyError("no tunnel", error) from error
+
     def connect(self) -> None:
         super().connect()
         if not isinstance(self.sock, _TimedSocket):
@@ -436,9 +441,9 @@ def _explain(error: BaseException, watch: _Watch) -> NoAnswer:
         return NoAnswer(ABORTED)
     chain = list(_chain(error))
     for judge in (_proxy_trouble, _address_trouble, _tls_trouble, _connection_trouble):
-        cause = judge(chain, watch)
-        if cause is not None:
-            return cause
+        answer = judge(chain, watch)
+        if answer is not None:
+            return answer
     return NoAnswer(OTHER, _describe(chain))
 
 
@@ -450,7 +455,8 @@ def _proxy_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None
     status = re.search(r"Tunnel connection failed: (\d{3})", " ".join(str(link) for link in chain))
     if status:
         return NoAnswer(PROXY, f"it answered {status.group(1)}")
-    return NoAnswer(PROXY, _connection_trouble(chain, watch, NoAnswer(OTHER)).cause)
+    trouble = _connection_trouble(chain, watch)
+    return NoAnswer(PROXY, trouble.cause if trouble else _describe(chain))
 
 
 def _address_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
@@ -474,7 +480,7 @@ def _tls_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
     return NoAnswer(NO_TLS, str(getattr(failed, "reason", None) or "handshake failed").lower().replace("_", " "))
 
 
-def _connection_trouble(chain: list[BaseException], watch: _Watch, otherwise: Any = None) -> Any:
+def _connection_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
     if _first(chain, (ConnectionRefusedError,)):
         return NoAnswer(REFUSED)
     if _first(chain, _TIMEOUT):
@@ -484,7 +490,7 @@ def _connection_trouble(chain: list[BaseException], watch: _Watch, otherwise: An
         return NoAnswer(CLOSED)
     if _first(chain, (http.client.HTTPException, urllib3_errors.HTTPError)) and watch.received:
         return NoAnswer(NOT_HTTP)
-    return otherwise
+    return None
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
