@@ -318,8 +318,12 @@ class _TimedSocket:
 
     def _close_if_unused(self) -> None:
         if self._is_closing and self._readers <= 0:
-            self._connection.close()
-            self._watch.let_go(self._handle)
+            self.end()
+
+    def end(self) -> None:
+        """Close at once, whoever still reads."""
+        self._connection.close()
+        self._watch.let_go(self._handle)
 
 
 class _Reader(io.RawIOBase):
@@ -351,7 +355,10 @@ class _TimedConnection(_Connection):
         if not hasattr(self, "_socks_options"):
             return self.watch.connect(self._dns_host, self.port or self.default_port)
         self.watch.dialled = True
-        connection = super()._new_conn()  # PySocks talks to its proxy with a timeout for each step
+        try:
+            connection = super()._new_conn()  # PySocks talks to its proxy with a timeout for each step
+        except (OSError, urllib3_errors.HTTPError) as error:
+            raise urllib3_errors.ProxyError("no connection", error) from error
         self.watch.hold(connection)
         self.watch.connected = True
         return _TimedSocket(connection, self.watch)
@@ -360,9 +367,11 @@ class _TimedConnection(_Connection):
         return _TimedSocket(super()._connect_tls_proxy(hostname, sock), self.watch)
 
     def _tunnel(self) -> None:
+        connection: Any = self.sock
         try:
             super()._tunnel()
         except (OSError, http.client.HTTPException) as error:
+            connection.end()  # which http.client leaves open, with the proxy's answer half read
             raise urllib3_errors.ProxyError("no tunnel", error) from error
 
     def connect(self) -> None:
@@ -432,6 +441,7 @@ _BAD_URL = (
 )
 _BAD_PROXY_URL = (requests_errors.InvalidProxyURL, urllib3_errors.ProxySchemeUnknown)
 _TIMEOUT = (socket.timeout, TimeoutError, urllib3_errors.TimeoutError)
+_UNTRUSTED = ("SSLCertVerificationError", "CertificateError")
 _CLOSED = (ConnectionError, http.client.RemoteDisconnected, http.client.IncompleteRead, ssl.SSLEOFError)
 
 
@@ -471,9 +481,10 @@ def _address_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | No
 
 
 def _tls_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
-    untrusted = _first(chain, (ssl.SSLCertVerificationError,))
+    # urllib3 1.26 compares host names itself, and has an error of its own for it.
+    untrusted = next((link for link in chain if type(link).__name__ in _UNTRUSTED), None)
     if untrusted is not None:
-        return NoAnswer(UNTRUSTED, str(getattr(untrusted, "verify_message", "")))
+        return NoAnswer(UNTRUSTED, str(getattr(untrusted, "verify_message", "it is for another host")))
     failed = _first(chain, (ssl.SSLError,))
     if failed is None or isinstance(failed, (ssl.SSLEOFError, *_TIMEOUT)):
         return None
