@@ -1,7 +1,7 @@
 """The viewer: pages rendered on the server, each with a machine twin under ``/api/v1``.
 
-A page can be asked for one of its parts (``?part=``), which is how it renews itself while it is open: what a thing looks
-like is decided here and nowhere else.
+A page can be asked for one of its parts (``?part=``), which is how it renews itself while it is open: how a thing
+looks is decided here and nowhere else.
 """
 
 from __future__ import annotations

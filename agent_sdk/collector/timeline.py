@@ -7,15 +7,15 @@ from typing import Any, NamedTuple, Sequence
 
 from agent_sdk.collector.queries import StepSkeleton
 
-#: Width of the axis in the units of the pictures.
-WIDTH = 1000.0
-_NARROWEST = 3.0
+#: Places on the axis are percentages of its width.
+WIDTH = 100.0
+_NARROWEST = 0.3
 _DEEPEST = 14
 _STEPS_OF_A_RULER = (1, 2, 5)
 
 
 class Bar(NamedTuple):
-    """Where a step lies on the axis."""
+    """Where a step lies on the axis, in percent."""
 
     x: float
     width: float
@@ -32,7 +32,7 @@ class TimelineRow(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """A mark of the ruler, in microseconds from the start."""
+    """A mark of the ruler, ``at`` microseconds from the start."""
 
     x: float
     at: int
@@ -62,12 +62,12 @@ class _Axis:
         self._end = end
 
     def _x(self, at: int) -> float:
-        return round((at - self._start) / (self._end - self._start) * WIDTH, 2)
+        return round((at - self._start) / (self._end - self._start) * WIDTH, 3)
 
     def bar(self, started_at: int, ended_at: int | None, first_token_at: int | None) -> Bar:
         x = min(self._x(started_at), WIDTH - _NARROWEST)
         width = max(_NARROWEST, self._x(ended_at or self._end) - x)
-        return Bar(x, round(width, 2), None if first_token_at is None else self._x(first_token_at))
+        return Bar(x, round(width, 3), None if first_token_at is None else self._x(first_token_at))
 
     def ticks(self) -> list[Tick]:
         """Four to nine round times."""
