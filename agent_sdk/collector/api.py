@@ -16,7 +16,10 @@ from agent_sdk.collector.queries import BadCursor, Queries, RunFilter
 
 _LIVE_EVERY = 0.25
 _KEEP_ALIVE_EVERY = 15.0
+_TIME_FILTERS = ("since", "until")
 _TEXT_FILTERS = {"status": "status", "agent": "agent", "q": "text", "session": "session", "tag": "tag"}
+#: Parameters that choose runs, for the API and the pages.
+FILTER_PARAMETERS = (*_TEXT_FILTERS, *_TIME_FILTERS)
 
 
 class BadParameter(ValueError):  # noqa: N818 - named for what it is
@@ -30,7 +33,7 @@ def run_filter(request: Request) -> RunFilter:
         value = request.query_params.get(parameter)
         if value:
             wanted[name] = value
-    for name in ("since", "until"):
+    for name in _TIME_FILTERS:
         if request.query_params.get(name):
             wanted[name] = _integer(request, name, 0)
     return wanted  # type: ignore[return-value]

@@ -18,7 +18,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from agent_sdk.collector.api import BadParameter, run_filter
+from agent_sdk.collector.api import FILTER_PARAMETERS, BadParameter, run_filter
 from agent_sdk.collector.presentation import FILTERS, STATUS_SHAPES, TESTS
 from agent_sdk.collector.queries import BadCursor, Queries
 from agent_sdk.collector.timeline import timeline
@@ -74,8 +74,9 @@ class _Pages:
             page = await run_in_threadpool(self._queries.list_runs, wanted, request.query_params.get("cursor"), 50)
         except (BadParameter, BadCursor) as error:
             return self._render("message.html", 400, title="That address cannot be read", text=str(error))
-        chosen = {name: value for name, value in request.query_params.items() if name not in ("cursor", "part")}
-        older = urlencode({**chosen, "cursor": page["next_cursor"]}) if page["next_cursor"] else None
+        chosen = {name: request.query_params.get(name, "") for name in FILTER_PARAMETERS}
+        asked = {name: value for name, value in chosen.items() if value}
+        older = urlencode({**asked, "cursor": page["next_cursor"]}) if page["next_cursor"] else None
         return self._render(
             "runs_part.html" if request.query_params.get("part") == "rows" else "runs.html",
             runs=page["runs"],

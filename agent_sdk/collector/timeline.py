@@ -9,7 +9,7 @@ from agent_sdk.collector.queries import StepSkeleton
 
 #: Places on the axis are percentages of its width.
 WIDTH = 100.0
-_NARROWEST = 0.3
+_NARROWEST = 0.6
 _DEEPEST = 14
 _STEPS_OF_A_RULER = (1, 2, 5)
 
