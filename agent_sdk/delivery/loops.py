@@ -47,6 +47,7 @@ class WriterLoop:
         return self.running
 
     def _run(self) -> None:
+        self._writer.prepare()
         while not self.stopping:
             try:
                 self._rest()

@@ -289,14 +289,16 @@ class Pipeline:
             created=time.time(),
         )
         segment_bytes = min(_SEGMENT_BYTES, delivery.journal_bytes // _SEGMENTS_AT_LEAST)
+        self._share_tally()  # first, so that there is no journal without one
         journal = Journal.create(delivery.home, manifest, segment_bytes)
-        self._share_tally()
         lost = adoption.trim(delivery.home, delivery.journal_bytes, delivery.journal_days, self.stream)
         if lost:
             self._ledger.tell(reasons.JOURNAL_EXPIRED, lost)
         return journal
 
     def _share_tally(self) -> None:
+        if self._closed or self._tally is not None:
+            return
         self._tally = Tally.create(self.stream)
         if self._tally is not None:
             self._tally.view[0] = self._buffer.accepted

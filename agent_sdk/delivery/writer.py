@@ -168,6 +168,15 @@ class Writer:
 
     # -- where lines go ------------------------------------------------------------------------------------------
 
+    def prepare(self) -> None:
+        """Open the journal before the first commit: a process that dies before it leaves at least its tally."""
+        with self._lock:
+            if self.journal is None and self._open_journal is not None:
+                try:
+                    self.journal = self._open_journal()
+                except OSError:
+                    pass  # the first commit tries again, and says so
+
     def _store(self, lines: list[bytes]) -> None:
         if not lines:
             return

@@ -64,11 +64,10 @@ class _Call:
         capture_output: bool,
         ignore: frozenset[str],
     ) -> None:
-        code = getattr(function, "__code__", None) or getattr(
-            getattr(type(function), "__call__", None), "__code__", None
-        )
+        own = getattr(function, "__code__", None)
+        code = own or getattr(getattr(type(function), "__call__", None), "__code__", None)  # noqa: B004
         self._parameters = _Parameters(code) if isinstance(code, CodeType) else None
-        self._is_object = getattr(function, "__code__", None) is None and code is not None
+        self._is_object = own is None
         self._lazy = bool(isinstance(code, CodeType) and code.co_flags & _LAZY)
         self._begin = begin
         self._name = name or getattr(function, "__name__", None) or type(function).__name__

@@ -39,12 +39,12 @@ def status(value: Any) -> str:
 
 
 def usage(values: dict[str, Any]) -> dict[str, Any]:
-    """Those of ``values`` that are numbers and not negative."""
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf")
-    }
+    """Those of ``values`` that are numbers and not negative; counts of tokens are whole."""
+    known = {}
+    for name, value in values.items():
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+            known[name] = int(value) if name.endswith("_tokens") else value
+    return known
 
 
 def tags(values: Iterable[Any]) -> list[str]:

@@ -115,7 +115,7 @@ class Handle:
                 "cost": cost,
                 **more,
             }
-            self._usage = {**(self._usage or {}), **fields.usage(known)}
+            self._usage = {**(self._usage or {}), **fields.usage(known)} or None
             self._changed("usage")
         return self
 
@@ -174,8 +174,10 @@ class Handle:
     def _leave(self) -> None:
         """Make current again what was before, unless something else has become current meanwhile."""
         if current.get() is self:
-            current.set(self._before)
-        self._before = None
+            before = self._before
+            while before is not None and before._ended:  # it ended before us, out of order
+                before = before._before
+            current.set(before)
 
     def first_token(self: Self) -> Self:
         """The first piece of a streamed answer is here. Runs keep no time of it."""

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Dict, Iterator, List
 
 import pytest
-import requests
 
 from agent_sdk.delivery.adoption import push_orphans
 from tests.promises.victims import Victim
-from tests.support.collector import running_collector
+from tests.support.collector import RunningCollector, running_collector, wait_for
 
 GROUP_COMMIT_MS = 100.0
 
@@ -34,22 +33,14 @@ def nobody_there() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
-def stored_steps(collector: object, run_id: str) -> List[str]:
+def stored_steps(collector: RunningCollector, run_id: str) -> list[str]:
     """The names of all steps of a run, as the collector's read API gives them."""
-    names: List[str] = []
-    cursor = None
-    while True:
-        url = f"{collector.url}/api/v1/runs/{run_id}/steps"  # type: ignore[attr-defined]
-        page = requests.get(url, params={"cursor": cursor, "limit": 500}, timeout=10).json()
-        names += [step["name"] for step in page["steps"]]
-        cursor = page["next_cursor"]
-        if cursor is None:
-            return names
+    return [step["name"] for step in collector.steps(run_id)]
 
 
-def told_losses(collector: object) -> int:
+def told_losses(collector: RunningCollector) -> int:
     """How many records the collector was told to be lost with a process."""
-    return sum(collector.losses().values())  # type: ignore[attr-defined]
+    return sum(collector.losses().values())
 
 
 @pytest.fixture
@@ -58,22 +49,22 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def collector(tmp_path: Path) -> Iterator[object]:
+def collector(tmp_path: Path) -> Iterator[RunningCollector]:
     with running_collector(tmp_path / "collector") as running:
         yield running
 
 
-def environment(home: Path, url: str, collector: object, durability: str = "journal") -> Dict[str, str]:
+def environment(home: Path, url: str, collector: RunningCollector, durability: str = "journal") -> dict[str, str]:
     return {
         "AGENT_SDK_HOME": str(home),
         "AGENT_SDK_BASE_URL": url,
-        "AGENT_SDK_API_KEY": collector.key,  # type: ignore[attr-defined]
+        "AGENT_SDK_API_KEY": collector.key,
         "AGENT_SDK_DURABILITY": durability,
     }
 
 
-def adopt(home: Path, collector: object) -> None:
-    report = push_orphans(str(home), to=collector.url, api_key=collector.key)  # type: ignore[attr-defined]
+def adopt(home: Path, collector: RunningCollector) -> None:
+    report = push_orphans(str(home), to=collector.url, api_key=collector.key)
     assert report.remaining == 0, report
     assert report.quarantined == 0, report
 
@@ -82,16 +73,20 @@ class TestKillAfterAThousandSteps:
     """Everything was recorded, the process is killed 150 ms later."""
 
     @pytest.mark.parametrize("destination", ["up", "down", "hanging"])
-    def test_every_step_is_in_the_collector_once(self, destination: str, home: Path, collector: object) -> None:
+    def test_every_step_is_in_the_collector_once(
+        self, destination: str, home: Path, collector: RunningCollector
+    ) -> None:
         self._record_kill_adopt(destination, home, collector, durability="journal", milliseconds=150)
 
     @pytest.mark.parametrize("destination", ["up", "down", "hanging"])
-    def test_strict_durability_needs_no_time_at_all(self, destination: str, home: Path, collector: object) -> None:
+    def test_strict_durability_needs_no_time_at_all(
+        self, destination: str, home: Path, collector: RunningCollector
+    ) -> None:
         self._record_kill_adopt(destination, home, collector, durability="strict", milliseconds=0)
 
     @staticmethod
     def _record_kill_adopt(
-        destination: str, home: Path, collector: object, durability: str, milliseconds: float
+        destination: str, home: Path, collector: RunningCollector, durability: str, milliseconds: float
     ) -> None:
         places = {"down": nobody_there, "hanging": nobody_answers}
         with places.get(destination, lambda: _up(collector))() as url:
@@ -111,13 +106,15 @@ class TestKillWhileRecording:
     @pytest.mark.parametrize("steps_before", [1, 50, 3000])
     @pytest.mark.parametrize("destination", ["up", "down", "hanging"])
     def test_what_is_missing_is_younger_than_a_group_commit_and_counted(
-        self, destination: str, steps_before: int, home: Path, collector: object
+        self, destination: str, steps_before: int, home: Path, collector: RunningCollector
     ) -> None:
         places = {"down": nobody_there, "hanging": nobody_answers}
         with places.get(destination, lambda: _up(collector))() as url:
             settings = environment(home, url, collector)
             with Victim(home.parent, settings, steps=10**9, pause=0.0002) as victim:
                 victim.wait_until_recorded(steps_before)
+                # Killed within a few milliseconds of its very first record, a process leaves no trace of it.
+                wait_for(lambda: list(home.glob("journal/*/manifest.json")), "no journal was begun")
                 victim.kill()
             adopt(home, collector)
         names = stored_steps(collector, victim.run_id)
@@ -130,10 +127,10 @@ class TestKillWhileRecording:
 
 
 @contextmanager
-def _up(collector: object) -> Iterator[str]:
-    yield collector.url  # type: ignore[attr-defined]
+def _up(collector: RunningCollector) -> Iterator[str]:
+    yield collector.url
 
 
-def _run_start_among_the_lost(names: List[str]) -> int:
+def _run_start_among_the_lost(names: list[str]) -> int:
     """A process killed within its first commit also loses the record that its run began."""
     return 0 if names else 1

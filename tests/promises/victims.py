@@ -39,7 +39,7 @@ sys.stdin.read()
 class Victim:
     """A recording process; ``kill`` ends it without a chance to say goodbye."""
 
-    def __init__(self, folder: Path, environment: Dict[str, str], steps: int, pause: float = 0.0) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], steps: int, pause: float = 0.0) -> None:
         self._diary = folder / f"diary-{os.urandom(4).hex()}"
         self.killed_at = 0
         self._process = subprocess.Popen(
@@ -72,7 +72,7 @@ class Victim:
         self._process.send_signal(signal.SIGKILL)
         self._process.communicate()
 
-    def finished_at(self) -> List[int]:
+    def finished_at(self) -> list[int]:
         """When each step was finished (``time.monotonic_ns``)."""
         try:
             return [at for (at,) in _ENTRY.iter_unpack(self._diary.read_bytes())]
@@ -86,6 +86,6 @@ class Victim:
     def __enter__(self) -> Victim:
         return self
 
-    def __exit__(self, *_: Optional[object]) -> None:
+    def __exit__(self, *_: object | None) -> None:
         if self._process.poll() is None:
             self.kill()

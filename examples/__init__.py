@@ -1,0 +1,1 @@
+"""Agents that record themselves, small enough to read in one sitting. They run offline."""
