@@ -26,7 +26,8 @@ from agent_sdk.wire.records import WIRE_VERSION
 from agent_sdk.wire.version import USER_AGENT
 
 if TYPE_CHECKING:
-    from agent_sdk.delivery.destinations.transport import Answer, NoAnswer, Transport
+    from agent_sdk.delivery.destinations.failures import NoAnswer
+    from agent_sdk.delivery.destinations.transport import Answer, Transport
 
 _PATH = "/api/ingest/batch"
 _COMPRESS_ABOVE = 1024
@@ -103,7 +104,8 @@ class CollectorDestination(Destination):
         return None
 
     def _post(self, lines: Sequence[bytes], key: str | None, deadline: float) -> Outcome:
-        from agent_sdk.delivery.destinations.transport import ABORTED, NoAnswer, Transport
+        from agent_sdk.delivery.destinations.failures import ABORTED, NoAnswer
+        from agent_sdk.delivery.destinations.transport import Transport
 
         body, headers = _request(lines, key, self._login)
         if self._transport is None:
@@ -169,24 +171,24 @@ class CollectorDestination(Destination):
     # -- failures ------------------------------------------------------------------------------------------------
 
     def _explain(self, failure: NoAnswer) -> str:
-        from agent_sdk.delivery.destinations import transport
+        from agent_sdk.delivery.destinations import failures
 
         place, detail = self._place, f" ({failure.detail})" if failure.detail else ""
-        if failure.cause == transport.REFUSED and self._is_local:
+        if failure.cause == failures.REFUSED and self._is_local:
             return f"no collector at {place}: start one with `agent-sdk serve`; records are kept in the journal"
         texts = {
-            transport.ABORTED: f"the delivery to {place} was broken off: {_KEPT}",
-            transport.BAD_SETTING: "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file of certificates: correct it",
-            transport.BAD_URL: f"no request can be made to {place}: check AGENT_SDK_BASE_URL and HTTPS_PROXY",
-            transport.CLOSED: f"{place} closed the connection before it answered: {_KEPT}",
-            transport.CONNECT_TIMEOUT: f"no connection to {place} in time: check its address and firewalls; {_KEPT}",
-            transport.NAME: f"the host of {place} cannot be found{detail}: check AGENT_SDK_BASE_URL and DNS; {_KEPT}",
-            transport.NOT_HTTP: f"{place} does not answer with HTTP: check the port and http:// or https://; {_KEPT}",
-            transport.NO_TLS: f"no TLS with {place}{detail}: check the port, and whether it should be http://; {_KEPT}",
-            transport.PROXY: f"the proxy to {place} fails{detail}: check HTTP_PROXY, HTTPS_PROXY and NO_PROXY; {_KEPT}",
-            transport.REFUSED: f"nothing listens at {place}: check AGENT_SDK_BASE_URL, and that it runs; {_KEPT}",
-            transport.TIMEOUT: f"{place} did not answer in time: {_KEPT}",
-            transport.UNTRUSTED: f"the certificate of {place} is not trusted{detail}: set REQUESTS_CA_BUNDLE to the "
+            failures.ABORTED: f"the delivery to {place} was broken off: {_KEPT}",
+            failures.BAD_SETTING: "REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE names no file of certificates: correct it",
+            failures.BAD_URL: f"no request can be made to {place}: check AGENT_SDK_BASE_URL and HTTPS_PROXY",
+            failures.CLOSED: f"{place} closed the connection before it answered: {_KEPT}",
+            failures.CONNECT_TIMEOUT: f"no connection to {place} in time: check its address and firewalls; {_KEPT}",
+            failures.NAME: f"the host of {place} cannot be found{detail}: check AGENT_SDK_BASE_URL and DNS; {_KEPT}",
+            failures.NOT_HTTP: f"{place} does not answer with HTTP: check the port and http:// or https://; {_KEPT}",
+            failures.NO_TLS: f"no TLS with {place}{detail}: check the port, and whether it should be http://; {_KEPT}",
+            failures.PROXY: f"the proxy to {place} fails{detail}: check HTTP_PROXY, HTTPS_PROXY and NO_PROXY; {_KEPT}",
+            failures.REFUSED: f"nothing listens at {place}: check AGENT_SDK_BASE_URL, and that it runs; {_KEPT}",
+            failures.TIMEOUT: f"{place} did not answer in time: {_KEPT}",
+            failures.UNTRUSTED: f"the certificate of {place} is not trusted{detail}: set REQUESTS_CA_BUNDLE to the "
             f"file of its authority; {_KEPT}",
         }
         return texts.get(failure.cause, f"the connection to {place} failed{detail}: {_KEPT}")

@@ -13,19 +13,18 @@ import http.client
 import http.cookiejar
 import io
 import os
-import re
 import socket
-import ssl
 import threading
 import time
 import zlib
-from typing import TYPE_CHECKING, Any, Iterator, Mapping, NamedTuple
+from typing import TYPE_CHECKING, Any, Mapping, NamedTuple
 
 import requests
 import requests.adapters
-import requests.exceptions as requests_errors
 import requests.utils
 import urllib3.exceptions as urllib3_errors
+
+from agent_sdk.delivery.destinations.failures import NoAnswer, Progress, explain
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPSConnection as _Connection
@@ -39,21 +38,6 @@ IDLE_SECONDS = 4.0
 _MAX_ADDRESSES = 8
 _SEND_BYTES = 65_536
 
-# Why there is no answer.
-ABORTED = "aborted"
-BAD_URL = "bad url"
-BAD_SETTING = "bad setting"
-CLOSED = "closed"
-CONNECT_TIMEOUT = "connect timeout"
-NAME = "name"
-NOT_HTTP = "not http"
-NO_TLS = "no tls"
-OTHER = "other"
-PROXY = "proxy"
-REFUSED = "refused"
-TIMEOUT = "timeout"
-UNTRUSTED = "untrusted"
-
 
 class Answer(NamedTuple):
     """A response: header names are in lower case, the body is decompressed and cut after ``MAX_ANSWER_BYTES``.
@@ -64,18 +48,6 @@ class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-class NoAnswer(Exception):  # noqa: N818 - a thing that happens, not a mistake
-    """There is no answer: ``cause`` is one of this module's words for why, ``detail`` says more, without secrets.
-
-    It is never chained to the error behind it, whose request holds the key.
-    """
-
-    def __init__(self, cause: str, detail: str = "") -> None:
-        super().__init__(f"{cause}: {detail}" if detail else cause)
-        self.cause = cause
-        self.detail = detail
 
 
 class Transport:
@@ -107,7 +79,7 @@ class Transport:
         try:
             return self._post_again_if_stale(url, body, headers, use_proxies)
         except Exception as error:
-            failure = _explain(error, self._watch)
+            failure = explain(error, self._watch.progress)
         self.close()
         raise failure
 
@@ -209,6 +181,11 @@ class _Watch:
         """The request failed on a connection of an earlier one, before a byte came back, with time left."""
         fresh = self.dialled or self.received or self.aborted
         return not fresh and time.monotonic() < self.deadline
+
+    @property
+    def progress(self) -> Progress:
+        """How far the request has come, for the words about its failure."""
+        return Progress(self.aborted, connecting=self.dialled and not self.connected, answered=self.received > 0)
 
     def abort(self) -> None:
         """End the request in progress, from any thread."""
@@ -429,100 +406,3 @@ class _Session(requests.Session):
 
     def get_redirect_target(self, resp: Any) -> None:
         """None, or ``requests`` would read the whole body of a redirect, however long."""
-
-
-# -- what went wrong ---------------------------------------------------------------------------------------------
-
-_BAD_URL = (
-    requests_errors.InvalidURL,
-    requests_errors.MissingSchema,
-    requests_errors.InvalidSchema,
-    urllib3_errors.LocationValueError,
-)
-_BAD_PROXY_URL = (requests_errors.InvalidProxyURL, urllib3_errors.ProxySchemeUnknown)
-_TIMEOUT = (socket.timeout, TimeoutError, urllib3_errors.TimeoutError)
-_UNTRUSTED = ("SSLCertVerificationError", "CertificateError")
-_CLOSED = (ConnectionError, http.client.RemoteDisconnected, http.client.IncompleteRead, ssl.SSLEOFError)
-
-
-def _explain(error: BaseException, watch: _Watch) -> NoAnswer:
-    """``error`` in our words. Its own text is not repeated: it may hold the URL, its password, or the key."""
-    if watch.aborted:
-        return NoAnswer(ABORTED)
-    chain = list(_chain(error))
-    for judge in (_proxy_trouble, _address_trouble, _tls_trouble, _connection_trouble):
-        answer = judge(chain, watch)
-        if answer is not None:
-            return answer
-    return NoAnswer(OTHER, _describe(chain))
-
-
-def _proxy_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
-    if _first(chain, _BAD_PROXY_URL):
-        return NoAnswer(PROXY, "its address is not a URL")
-    if _first(chain, (urllib3_errors.ProxyError,)) is None:
-        return None
-    status = re.search(r"Tunnel connection failed: (\d{3})", " ".join(str(link) for link in chain))
-    if status:
-        return NoAnswer(PROXY, f"it answered {status.group(1)}")
-    trouble = _connection_trouble(chain, watch)
-    return NoAnswer(PROXY, trouble.cause if trouble else _describe(chain))
-
-
-def _address_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
-    if _first(chain, (socket.gaierror,)):
-        return NoAnswer(NAME, _describe(chain))
-    if _first(chain, (*_BAD_URL, UnicodeError)):
-        socks = any("SOCKS" in str(link) for link in chain)
-        return NoAnswer(PROXY, "a SOCKS proxy needs `pip install requests[socks]`") if socks else NoAnswer(BAD_URL)
-    if any("TLS CA certificate bundle" in str(link) for link in chain):
-        return NoAnswer(BAD_SETTING)
-    return None
-
-
-def _tls_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
-    # urllib3 1.26 compares host names itself, and has an error of its own for it.
-    untrusted = next((link for link in chain if type(link).__name__ in _UNTRUSTED), None)
-    if untrusted is not None:
-        return NoAnswer(UNTRUSTED, str(getattr(untrusted, "verify_message", "it is for another host")))
-    failed = _first(chain, (ssl.SSLError,))
-    if failed is None or isinstance(failed, (ssl.SSLEOFError, *_TIMEOUT)):
-        return None
-    return NoAnswer(NO_TLS, str(getattr(failed, "reason", None) or "handshake failed").lower().replace("_", " "))
-
-
-def _connection_trouble(chain: list[BaseException], watch: _Watch) -> NoAnswer | None:
-    if _first(chain, (ConnectionRefusedError,)):
-        return NoAnswer(REFUSED)
-    if _first(chain, _TIMEOUT):
-        never_connected = watch.dialled and not watch.connected
-        return NoAnswer(CONNECT_TIMEOUT if never_connected else TIMEOUT)
-    if _first(chain, _CLOSED):
-        return NoAnswer(CLOSED)
-    if _first(chain, (http.client.HTTPException, urllib3_errors.HTTPError)) and watch.received:
-        return NoAnswer(NOT_HTTP)
-    return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and all that it was made from, the outermost first."""
-    seen: set[int] = set()
-    pending: list[Any] = [error]
-    while pending:
-        link = pending.pop(0)
-        if isinstance(link, BaseException) and id(link) not in seen:
-            seen.add(id(link))
-            yield link
-            pending += [getattr(link, "reason", None), *link.args, link.__cause__, link.__context__]
-
-
-def _first(chain: list[BaseException], kinds: tuple[type[BaseException], ...]) -> BaseException | None:
-    return next((link for link in chain if isinstance(link, kinds)), None)
-
-
-def _describe(chain: list[BaseException]) -> str:
-    """The operating system's words for it, which hold nothing of ours; else the name of the error's class."""
-    for link in chain:
-        if isinstance(link, OSError) and type(link.errno) is int and link.strerror:
-            return str(link.strerror)
-    return type(chain[-1]).__name__
