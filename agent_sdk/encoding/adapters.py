@@ -8,7 +8,7 @@ opens one level only; the walk goes on with what it gives. None of them calls co
 from __future__ import annotations
 
 from itertools import islice
-from types import GeneratorType
+from types import GeneratorType, GetSetDescriptorType, MemberDescriptorType
 from typing import Any, Callable, Iterable, Iterator
 
 _SAMPLE = 20
@@ -16,20 +16,24 @@ _BYTES_SAMPLE = 64
 
 
 class Opened:
-    """A container to walk into: an iterator of values, or of key and value where it ``is_mapping``."""
+    """A container to walk into: an iterator of values, or of key and value where it ``is_mapping``.
 
-    __slots__ = ("is_mapping", "items")
+    ``is_unknown`` marks an object of which nobody said that it is data: behind it may be half a program.
+    """
 
-    def __init__(self, items: Iterator[Any], is_mapping: bool) -> None:
+    __slots__ = ("is_mapping", "is_unknown", "items")
+
+    def __init__(self, items: Iterator[Any], is_mapping: bool, is_unknown: bool = False) -> None:
         self.items = items
         self.is_mapping = is_mapping
+        self.is_unknown = is_unknown
 
 
 def open_value(value: Any) -> Any:
     """A leaf that JSON can hold, or what the container ``value`` holds. Never raises."""
     try:
-        for kind in type.__dict__["__mro__"].__get__(type(value)):
-            adapter = _BY_TYPE.get(kind) or _BY_NAME.get(_full_name(kind))
+        for kind in _mro(type(value)):
+            adapter = _BY_NAME.get(_full_name(kind))
             if adapter is not None:
                 return adapter(value)
         return _unknown(value)
@@ -43,6 +47,21 @@ def type_name(value: Any) -> str:
         return _full_name(type(value))
     except Exception:
         return "unknown"
+
+
+# A class may have a metaclass with surprises: classes are asked with the methods of `type` itself, and never hashed.
+
+
+def _mro(kind: type) -> tuple[type, ...]:
+    return type.__dict__["__mro__"].__get__(kind)  # type: ignore[no-any-return]
+
+
+def _class_attribute(kind: type, name: str) -> Any:
+    for base in _mro(kind):
+        held = type.__dict__["__dict__"].__get__(base)
+        if name in held:
+            return held[name]
+    return None
 
 
 def _full_name(kind: type) -> str:
@@ -65,8 +84,26 @@ def _marked(value: Any, **known: Any) -> Opened:
 
 def _attributes(value: Any) -> dict[str, Any]:
     """What the instance itself holds: no property, no descriptor, nothing lazy is touched."""
-    held = object.__getattribute__(value, "__dict__")
+    held = _held(value)
     return {name: held[name] for name in list(held) if type(name) is str and not name.startswith("_")}
+
+
+def _held(value: Any) -> dict[str, Any]:
+    for base in _mro(type(value)):
+        descriptor = type.__dict__["__dict__"].__get__(base).get("__dict__")
+        if type(descriptor) is GetSetDescriptorType:
+            held = descriptor.__get__(value)
+            return held if type(held) is dict else {}
+        if descriptor is not None:  # a property of that name, say
+            break
+    return {}
+
+
+def _slot(value: Any, name: str) -> Any:
+    descriptor = _class_attribute(type(value), name)
+    if type(descriptor) is MemberDescriptorType:
+        return descriptor.__get__(value)
+    raise AttributeError(name)
 
 
 # -- built-in types and their subclasses, read with the base type's own methods ----------------------------------------
@@ -77,7 +114,7 @@ def _dict(value: Any) -> Opened:
 
 
 def _tuple(value: Any) -> Opened:
-    fields = getattr(type(value), "_fields", None)
+    fields = _class_attribute(type(value), "_fields")
     if type(fields) is tuple and len(fields) == tuple.__len__(value):
         return _mapping(zip(fields, tuple.__iter__(value)))
     return _sequence(tuple.__iter__(value))
@@ -104,7 +141,7 @@ def _only_its_type(value: Any) -> Opened:
     return _marked(value)
 
 
-_BY_TYPE: dict[type, Callable[[Any], Any]] = {
+_BUILT_IN: dict[type, Callable[[Any], Any]] = {
     str: str.__str__,
     bool: lambda value: value,
     int: int.__int__,
@@ -132,13 +169,13 @@ _BY_TYPE: dict[type, Callable[[Any], Any]] = {
 
 
 def _enum(value: Any) -> Any:
-    return object.__getattribute__(value, "_value_")
+    return _held(value)["_value_"]
 
 
 def _pydantic(value: Any) -> Opened:
-    fields = dict(object.__getattribute__(value, "__dict__"))
+    fields = dict(_held(value))
     try:
-        extra = object.__getattribute__(value, "__pydantic_extra__")
+        extra = _slot(value, "__pydantic_extra__")
     except AttributeError:
         extra = None
     if type(extra) is dict:
@@ -148,10 +185,11 @@ def _pydantic(value: Any) -> Opened:
 
 def _fields_of(value: Any, names: Iterable[str]) -> Opened:
     """Fields by name, from where the instance keeps them: its ``__dict__`` or its slots."""
-    found = []
+    found: list[tuple[str, Any]] = []
+    held = _held(value)
     for name in names:
         try:
-            found.append((name, object.__getattribute__(value, name)))
+            found.append((name, held[name] if name in held else _slot(value, name)))
         except AttributeError:
             found.append((name, {"$type": "missing"}))
     return _mapping(found)
@@ -181,6 +219,7 @@ def _isoformat(value: Any) -> str:
 
 
 _BY_NAME: dict[str, Callable[[Any], Any]] = {
+    **{_full_name(kind): adapter for kind, adapter in _BUILT_IN.items()},
     "datetime.datetime": _isoformat,
     "datetime.date": _isoformat,
     "datetime.time": _isoformat,
@@ -213,14 +252,13 @@ _BY_NAME: dict[str, Callable[[Any], Any]] = {
 
 def _unknown(value: Any) -> Any:
     """An object of a class that nobody told us about: by its fields (dataclasses, attrs), else by what it holds."""
-    kind = type(value)
-    fields = getattr(kind, "__dataclass_fields__", None) or getattr(kind, "__attrs_attrs__", None)
+    fields = _class_attribute(type(value), "__dataclass_fields__")
     if type(fields) is dict:
         return _fields_of(value, list(fields))
-    if isinstance(fields, tuple):
-        return _fields_of(value, [field.name for field in fields])
-    try:
-        held = _attributes(value)
-    except AttributeError:
+    fields = _class_attribute(type(value), "__attrs_attrs__")
+    if fields is not None:
+        return _fields_of(value, [field.name for field in tuple.__iter__(fields)])
+    held = _attributes(value)
+    if not held:
         return _only_its_type(value)
-    return _marked(value, attributes=held) if held else _only_its_type(value)
+    return Opened(iter([("$type", type_name(value)), ("attributes", held)]), True, is_unknown=True)

@@ -9,12 +9,14 @@ class Limits(NamedTuple):
     """Bounds of one snapshot. What is beyond them is replaced by a marker that says what was there and how big.
 
     ``max_bytes`` bounds the JSON text, ``max_string`` the characters of one string, ``max_nodes`` the number of values,
-    ``max_seconds`` the time that one snapshot may take its caller.
+    ``max_objects`` the objects among them of classes that nobody knows, and ``max_seconds`` the time that one snapshot
+    may take its caller.
     """
 
     max_bytes: int = 262_144
     max_depth: int = 32
     max_nodes: int = 20_000
+    max_objects: int = 100
     max_string: int = 65_536
     max_seconds: float = 0.05
 

@@ -1,13 +1,13 @@
 """Secrets out of records: the last stage before bytes touch a disk or a socket, over the whole record.
 
-Most batches hold no secret, so the first look is for a few literals in the batch as a whole; only records that contain
-one are parsed and rewritten.
+Most records hold no secret, so the first look is for hints of one in the batch as a whole; only records with a hint are
+parsed and rewritten.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Sequence
 
 from agent_sdk.encoding.json_codec import dumps, loads
 from agent_sdk.encoding.masking import Mask
@@ -37,16 +37,17 @@ SECRET_KEYS = (
 )
 
 _ASSIGNMENT = (
-    r"(?i)((?:\"|'|\b)[\w.-]*(?:password|passwd|passphrase|pwd|secret|api[_-]?key|access[_-]?key|private[_-]?key|"
-    r"token|authorization|cookie|credentials?)\\?[\"']?\s*(?:=|:)\s*\\?[\"']?)(?!\[redacted\])([^\s\"'\\&,;{}\[\]]{3,})"
+    r"(?i)((?:password|passwd|passphrase|pwd|secret|api[_ -]?key|access[_-]?key|private[_-]?key|secret[_-]?key|"
+    r"signing[_-]?key|encryption[_-]?key|agentscope[_-]?key|token|authorization|cookie|credentials?)"
+    r"\\?[\"']?\s*[=:]\s*\\?[\"']?)(?!\[redacted\])([^\s\"'\\&,;{}\[\]]{3,})"
 )
 
-#: What a secret looks like wherever it stands, with what is left of it.
+#: What a secret looks like wherever it stands, with what is left of it. Each takes linear time on any text.
 SECRET_VALUES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), replacement)
+    (re.compile(pattern, re.DOTALL | re.ASCII), replacement)
     for pattern, replacement in (
-        (r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|$)", REDACTED),
-        (r"\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*", REDACTED),
+        (r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", REDACTED),
+        (r"\beyJ[\w-]{8,500}\.[\w-]{8,}(?:\.[\w-]*)?", REDACTED),
         (r"\b(?:sk|rk|pk|ask|gsk|xai|hf|npm|glpat|sess)[-_][A-Za-z0-9_-]{16,}", REDACTED),
         (r"\bgh[pousr]_[A-Za-z0-9]{20,}", REDACTED),
         (r"\bgithub_pat_\w{20,}", REDACTED),
@@ -54,31 +55,35 @@ SECRET_VALUES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"\bAIza[\w-]{30,}", REDACTED),
         (r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}", REDACTED),
         (r"\bSG\.[\w-]{16,}\.[\w-]{16,}", REDACTED),
-        (r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}", r"\1 " + REDACTED),
-        (r"(://[^/\s:@\"']*):[^/\s@\"']+@", r"\1:" + REDACTED + "@"),
+        (r"(?i)\b(bearer)\s+[\w.~+/=-]{8,}", r"\1 " + REDACTED),
+        # Base64, as opposed to "basic understanding".
+        (r"\b([Bb]asic|BASIC)\s+(?=\S[a-z]{0,100}[A-Z0-9+/=])[A-Za-z0-9+/=_-]{8,}", r"\1 " + REDACTED),
+        (r"(://[^/\s:@\"']{0,256}):[^/\s@\"']{1,1024}@", r"\1:" + REDACTED + "@"),
         (_ASSIGNMENT, r"\1" + REDACTED),
     )
 )
 
-#: A record without any of these (in lower case) matches none of the rules above.
-_TRIGGERS = tuple(
-    trigger.encode()
-    for trigger in (
-        *("passw", "passphrase", "pwd", "secret", "api_key", "api-key", "apikey", "api key", "accesskey", "access_key"),
-        *(
-            "access-key",
-            "access key",
-            "private_key",
-            "privatekey",
-            "private-key",
-            "private key",
-            "signing",
-            "encryption",
-        ),
-        *("agentscope", "authorization", "cookie", "credential"),
-        *('token"', "token\\", "token=", "token:", "token ", "token'", "eyj", "akia", "asia", "aiza", "xox", "sg."),
-        *("sk-", "sk_", "rk_", "pk_", "rk-", "pk-", "hf_", "hf-", "npm_", "npm-", "xai-", "xai_", "glpat", "sess-"),
-        *("sess_", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "bearer", "basic", "@"),
+#: A record's line without any of these matches none of the rules above. Each is looked for from its rarest letter on,
+#: which costs a tenth of looking for the whole word: regular expressions that begin with one literal run on ``memchr``.
+_HINTS_IN_ANY_CASE = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rb"k(?:ey(?![a-z])(?<=[isteng_ -]key)|en(?![is])|ie)",  # api key, token, cookie
+        rb"w(?:d|ord)(?<!keyword)",  # pwd, passwd, password
+        rb"z(?<=authoriz)",
+        rb"b(?:earer|asic)\s",
+    )
+)
+_WORDS_IN_ANY_CASE = (b"secret", b"passphrase", b"credential")
+_HINTS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rb"-(?:(?<=[srp]k-)|(?<=xai-)|(?<=hf-)|(?<=npm-)|(?<=glpat-)|(?<=sess-)|(?<=xox[abeoprs]-))[A-Za-z0-9_-]{9,}",
+        rb"_(?:(?<=[srp]k_)|(?<=xai_)|(?<=hf_)|(?<=npm_)|(?<=glpat_)|(?<=sess_)|(?<=gh[pousr]_)|(?<=_pat_))\w[\w-]{15,}",
+        rb"J(?<=eyJ)",
+        rb"A(?:KIA|SIA|Iza)",
+        rb"G(?<=SG)\.",
+        rb"@(?<=[^\s]@)",
     )
 )
 
@@ -86,6 +91,7 @@ _TRIGGERS = tuple(
 _OWN_FIELDS = frozenset(
     ("type", "id", "time", "run_id", "step_id", "parent_step_id", "parent_run_id", "started_at", "first_token_at")
 )
+_LONGEST_SECRET_KEY = 40  # with any signs between its words
 _NOT_SECRET = (None, True, False, "", REDACTED, WITHHELD)
 
 
@@ -107,12 +113,12 @@ class Redactor:
         """The same records without secrets, one a line. Never raises: a record that cannot be read is emptied."""
         if self._mask is None and not self._builtin:
             return list(lines)
-        if self._mask is None and not any(_has_trigger(b"".join(lines).lower())):
+        if self._mask is None and not _has_hint(b"".join(lines)):
             return list(lines)
         return [self._line(line) for line in lines]
 
     def _line(self, line: bytes) -> bytes:
-        if self._mask is None and not any(_has_trigger(line.lower())):
+        if self._mask is None and not _has_hint(line):
             return line
         try:
             record = loads(line)
@@ -134,8 +140,13 @@ class Redactor:
             return WITHHELD
 
 
-def _has_trigger(text: bytes) -> Iterable[bool]:
-    return (trigger in text for trigger in _TRIGGERS)
+def _has_hint(text: bytes) -> bool:
+    lower = text.lower()
+    return (
+        any(pattern.search(text) for pattern in _HINTS)
+        or any(word in lower for word in _WORDS_IN_ANY_CASE)
+        or any(pattern.search(lower) for pattern in _HINTS_IN_ANY_CASE)
+    )
 
 
 def _skeleton(line: bytes) -> bytes:
@@ -167,11 +178,13 @@ def _without_secrets(value: Any) -> Any:
 
 
 def _clean_keys(container: dict[str, Any]) -> None:
-    for key in [key for key in container if _clean(key) != key]:
-        container[_clean(key)] = container.pop(key)
+    for key, clean in [(key, _clean(key)) for key in container]:
+        if clean != key:
+            container[clean] = container.pop(key)
 
 
 def _is_secret_key(key: str) -> bool:
+    key = key[-_LONGEST_SECRET_KEY:]
     return key.lower().replace("_", "").replace("-", "").replace(" ", "").endswith(SECRET_KEYS)
 
 

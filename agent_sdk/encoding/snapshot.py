@@ -50,7 +50,10 @@ def _is_small_and_plain(value: Any, limits: Limits) -> bool:
             nodes -= len(item)
             if nodes < 0:
                 return False
-            characters -= len("".join(item))  # raises where a key is not text, without asking the key
+            for key in item:
+                if type(key) is not str:
+                    return False
+                characters -= len(key)
             pending += item.values()
         elif kind is list:
             nodes -= len(item)
@@ -96,6 +99,7 @@ class _Walk:
     def __init__(self, limits: Limits, shrink: int) -> None:
         self._bytes = limits.max_bytes // shrink
         self._nodes = limits.max_nodes
+        self._objects = limits.max_objects
         self._max_depth = limits.max_depth
         self._max_string = limits.max_string // shrink
         self._give_up_at = perf_counter() + limits.max_seconds
@@ -160,6 +164,10 @@ class _Walk:
             return self._open(opened, depth) if type(opened) in (str, int, float) else opened
         if depth > self._max_depth:
             return _marker("depth", value)
+        if opened.is_unknown:
+            self._objects -= 1
+            if self._objects < 0:
+                return _marker("objects", value)
         return opened
 
     def _string(self, value: str) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from itertools import islice
+from typing import Any
 
-from agent_sdk.encoding import dumps, snapshot
+from agent_sdk.encoding import dumps, loads, snapshot
 from agent_sdk.wire.records import COMPLETED, STATUSES
 
 _MAX_LABEL = 1024
 _MAX_TAGS = 100
+_MOST = 1 << 53  # what every JSON reader can count to
 _SYNONYMS = {"success": COMPLETED, "succeeded": COMPLETED, "ok": COMPLETED, "error": "failed", "canceled": "cancelled"}
 
 
@@ -26,15 +28,15 @@ def optional_label(value: Any) -> str | None:
 
 
 def _as_text(value: Any) -> str:
-    if value is None or isinstance(value, (bool, int, float)):
+    if value is None or value is True or value is False:
         return str(value)
-    text = snapshot(value).decode()
-    return text[1:-1] if text.startswith('"') else text
+    data = snapshot(value)
+    return str(loads(data)) if data[:1] == b'"' else data.decode()
 
 
 def status(value: Any) -> str:
     """A status of the record format for what a caller calls it."""
-    text = value.strip().lower() if isinstance(value, str) else ""
+    text = value.strip().lower() if type(value) is str else ""
     return text if text in STATUSES else _SYNONYMS.get(text, COMPLETED)
 
 
@@ -42,22 +44,44 @@ def usage(values: dict[str, Any]) -> dict[str, Any]:
     """Those of ``values`` that are numbers and not negative; counts of tokens are whole."""
     known = {}
     for name, value in values.items():
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < float("inf"):
+        if type(value) not in (int, float):
+            value = _as_number(value)
+        if value is not None and 0 <= value < _MOST:
             known[name] = int(value) if name.endswith("_tokens") else value
     return known
 
 
-def tags(values: Iterable[Any]) -> list[str]:
-    """Tags as text; one string is one tag."""
-    if isinstance(values, str):
+def microseconds(milliseconds: Any) -> int:
+    """A time span as the record format counts it; 0 for what is none."""
+    return int(usage({"": milliseconds}).get("", 0) * 1000)
+
+
+def _as_number(value: Any) -> Any:
+    """What numpy, Decimal and their like say their value is; None for what is no number."""
+    try:
+        number = loads(snapshot(value))
+        return float(number) if type(number) is str else number if type(number) in (int, float) else None
+    except ValueError:
+        return None
+
+
+def tags(values: Any) -> list[str]:
+    """Tags as text; one string, or anything else that is no collection, is one tag."""
+    if type(values) not in (list, tuple, set, frozenset, dict):
         return [label(values)]
-    return [label(value) for value in list(values)[:_MAX_TAGS]]
+    return [label(value) for value in islice(values, _MAX_TAGS)]
 
 
-def metadata(value: Any) -> bytes:
-    """JSON of an object: what is none is wrapped under ``value``."""
-    data = snapshot(value)
-    return data if data[:1] == b"{" else b'{"value":' + data + b"}"
+def merged_tags(known: list[str] | None, values: Any) -> list[str]:
+    """The tags that are known and new ones, each once."""
+    return list(dict.fromkeys([*(known or ()), *tags(values)]))[:_MAX_TAGS]
+
+
+def metadata(*values: Any) -> list[bytes] | None:
+    """JSON of an object for each value that says something: what is no object is wrapped under ``value``."""
+    found = [snapshot(value) for value in values if value is not None]
+    known = [data if data[:1] == b"{" else b'{"value":' + data + b"}" for data in found if data != b"{}"]
+    return known or None
 
 
 def quoted(value: str) -> bytes:

@@ -123,9 +123,7 @@ class Handle:
     def set_metadata(self: Self, metadata: Mapping[str, Any] | None = None, **more: Any) -> Self:
         """Record values by name, from a mapping or as keywords; calls are merged name by name."""
         if self._recording:
-            for values in (metadata, more):
-                if values:
-                    self._metadata = [*(self._metadata or ()), fields.metadata(values)]
+            self._metadata = [*(self._metadata or ()), *(fields.metadata(metadata, more or None) or ())] or None
             self._changed("metadata")
         return self
 
@@ -133,7 +131,7 @@ class Handle:
     def add_tags(self: Self, *tags: str) -> Self:
         """Add tags; a tag is there once however often it is added."""
         if self._recording:
-            self._tags = list(dict.fromkeys([*(self._tags or ()), *fields.tags(tags)]))
+            self._tags = fields.merged_tags(self._tags, tags)
             self._changed("tags")
         return self
 

@@ -48,7 +48,9 @@ class Recorder:
         """A run or step is open."""
         self.open[key] = handle
         if len(self.open) > _MAX_OPEN:
-            self.open.pop(next(iter(self.open)), None)
+            forgotten = self.open.pop(next(iter(self.open)), None)
+            if forgotten is not None:
+                forgotten._before = None  # or runs that are begun and never ended would keep each other for ever
 
     # -- the pipeline's questions --------------------------------------------------------------------------------
 

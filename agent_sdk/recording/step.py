@@ -34,8 +34,8 @@ class Step(Handle):
         if self._recording:
             if input_data is not None and recorder.capture_input:
                 self._input = recorder.body(input_data)
-            if metadata:
-                self._metadata = [fields.metadata(metadata)]
+            if metadata is not None:
+                self._metadata = fields.metadata(metadata)
             self._started_at = run._anchor + recorder.clock.ticks()
             recorder.begin(self._step_id, self)
 

@@ -134,8 +134,8 @@ class RunTracker:
         run._session_id = fields.optional_label(session_id)
         run._user_id = fields.optional_label(user_id)
         run._parent_run_id = as_run_id(parent_run_id) if parent_run_id is not None else around and around.run.id
-        run._tags = fields.tags(tags) if tags else None
-        run._metadata = [fields.metadata(values) for values in (meta_data, metadata) if values] or None
+        run._tags = None if tags is None else fields.tags(tags)
+        run._metadata = fields.metadata(meta_data, metadata)
         if input_data is not None and self._recorder.capture_input:
             run._input = self._recorder.body(input_data)
         run.start()
@@ -177,16 +177,16 @@ class RunTracker:
         """Record a step that is already over; ``latency_ms`` says how long it took."""
         with self.track_step_context(name, step_type, input_data, meta_data, run_id, parent=parent) as step:
             if latency_ms is not None and step._recording:
-                step._started_at -= int(latency_ms * 1000)
+                step._started_at -= fields.microseconds(latency_ms)
             if tokens_used is not None:
                 step.set_usage(total_tokens=tokens_used)
-            if usage:
+            if usage is not None:
                 step.set_usage(**usage)
             if model is not None:
                 step.set_model(model)
-            if tags:
+            if tags is not None:
                 step.add_tags(*fields.tags(tags))
-            if metadata:
+            if metadata is not None:
                 step.set_metadata(metadata)
             step.end(status, output_data, error)
         return step
@@ -211,7 +211,7 @@ class RunTracker:
                 if node is not None and node._recorder is not self._recorder:
                     node = self._node()
             else:
-                node = parent or self._run_for(run_id) or self._node()
+                node = parent if isinstance(parent, Handle) else self._run_for(run_id) or self._node()
             if node is None:
                 return self._run_of_one_step(name, step_type, input_data, meta_data)
             return new_step(node, name, step_type, input_data, meta_data)
