@@ -1,10 +1,11 @@
-"""Any Python object to bounded, redacted JSON bytes; never raises."""
+"""Any Python object to bounded plain data, and that to redacted lines of JSON; never raises."""
 
 from __future__ import annotations
 
-from agent_sdk.encoding.errors import describe_error, describe_text
+from agent_sdk.encoding.errors import describe_error
 from agent_sdk.encoding.json_codec import dumps, loads
 from agent_sdk.encoding.limits import DEFAULT_LIMITS, Limits
+from agent_sdk.encoding.lines import encode_line
 from agent_sdk.encoding.redaction import Redactor
 from agent_sdk.encoding.snapshot import snapshot
 
@@ -13,8 +14,8 @@ __all__ = [
     "Limits",
     "Redactor",
     "describe_error",
-    "describe_text",
     "dumps",
+    "encode_line",
     "loads",
     "snapshot",
 ]

@@ -9,29 +9,36 @@ from __future__ import annotations
 from typing import Any, Iterator
 
 from agent_sdk.encoding.adapters import type_name
-from agent_sdk.encoding.json_codec import dumps
 
 _MAX_MESSAGE = 8_192
 _MAX_STACK = 16_384
+_MOST = {"type": 1024, "message": _MAX_MESSAGE, "stack": _MAX_STACK}
 _FIRST_FRAMES = 10
 _LAST_FRAMES = 40
 _MAX_CHAIN = 8
 
 
-def describe_error(error: BaseException) -> bytes:
-    """JSON of ``{"type", "message", "stack"}`` of an exception; never raises and keeps nothing of it alive."""
+def describe_error(error: Any) -> dict[str, str]:
+    """``{"type", "message", "stack"}`` of an exception, or as much of it as ``error`` tells.
+
+    A mapping with these keys is taken at its word, and text is a message. Never raises, keeps nothing alive.
+    """
     try:
-        return dumps({"type": type_name(error), "message": _message(error), "stack": _clean(_stack(error), _MAX_STACK)})
+        if isinstance(error, BaseException):
+            return _described(error)
+        if type(error) is dict:
+            known = {key: str(error[key]) for key in _MOST if error.get(key) is not None}
+            return {key: _clean(text, _MOST[key]) for key, text in known.items()} or {"message": type_name(error)}
+        return {"message": _clean(error, _MAX_MESSAGE) if type(error) is str else _message(error)}
     except Exception:
-        return dumps({"type": type_name(error)})
+        return {"type": type_name(error)}
 
 
-def describe_text(text: Any) -> bytes:
-    """JSON of an error that is known by its message only."""
-    return dumps({"message": _clean(text if isinstance(text, str) else type_name(text), _MAX_MESSAGE)})
+def _described(error: BaseException) -> dict[str, str]:
+    return {"type": type_name(error), "message": _message(error), "stack": _clean(_stack(error), _MAX_STACK)}
 
 
-def _message(error: BaseException) -> str:
+def _message(error: Any) -> str:
     try:
         return _clean(str(error), _MAX_MESSAGE)
     except Exception as failure:

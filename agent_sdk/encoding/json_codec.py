@@ -10,9 +10,12 @@ try:
 except ImportError:
     orjson = None  # type: ignore[assignment]
 
+# Made once: `json.dumps` with any option of its own makes one for each call.
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
+
 
 def _dumps_standard(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), check_circular=False).encode()
+    return _encoder.encode(value).encode()
 
 
 if orjson is None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+_LONGEST_ESCAPE = 6  # a control character is written as \u0000
+
+
 class Limits(NamedTuple):
     """Bounds of one snapshot. What is beyond them is replaced by a marker that says what was there and how big.
 
@@ -19,6 +22,14 @@ class Limits(NamedTuple):
     max_objects: int = 100
     max_string: int = 65_536
     max_seconds: float = 0.05
+    #: Plain data with no more characters fits for certain, whatever escapes they need.
+    small_characters: int = 16_384
+
+    @classmethod
+    def for_bodies(cls, max_bytes: int) -> Limits:
+        """The usual limits, but for the JSON text."""
+        small = min(max_bytes // _LONGEST_ESCAPE, cls().small_characters)
+        return cls(max_bytes=max_bytes, max_string=min(max_bytes, cls().max_string), small_characters=small)
 
 
 DEFAULT_LIMITS = Limits()

@@ -1,8 +1,9 @@
-"""Any object to a bounded piece of JSON, in the caller's thread, without ever raising.
+"""Any object to bounded plain data of our own, in the caller's thread, without ever raising.
 
-Small plain data goes straight to the JSON library. Everything else is walked once, with an explicit stack and budgets
-for depth, number of values, bytes and time. Never calls ``repr``, properties, lazy loaders or anybody's ``__iter__``
-but those of the built-in types.
+Plain data is what JSON knows: dictionaries with text as keys, lists, text, numbers, booleans and None. Text and numbers
+cannot change, so a snapshot of small plain data copies its containers and nothing else; making JSON of it is left to
+the writer. Everything else is walked once, with an explicit stack and budgets for depth, number of values, bytes and
+time. Never calls ``repr``, properties, lazy loaders or anybody's ``__iter__`` but those of the built-in types.
 """
 
 from __future__ import annotations
@@ -11,94 +12,109 @@ from time import perf_counter
 from typing import Any, Iterator
 
 from agent_sdk.encoding.adapters import Opened, open_value, type_name
-from agent_sdk.encoding.json_codec import dumps
 from agent_sdk.encoding.limits import DEFAULT_LIMITS, Limits
 
 #: Data within these bounds needs no budgets: it is smaller than any of them.
 _SMALL_NODES = 512
-_SMALL_CHARACTERS = 16_384
-_LONGEST_ESCAPE = 6  # a control character is written as \u0000
+_SMALL_DEPTH = 8
 _INT64 = 1 << 63
 _CHECK_CLOCK_EVERY = 64
 _HEAD_OF_A_NUMBER = 50
 _CHILDREN = "$cut"
+#: What a value costs in memory beyond its characters.
+_NODE_SIZE = 64
 
 
-def snapshot(value: Any, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """JSON of ``value`` as it is now, at most ``limits.max_bytes`` long; markers as in ``docs/wire.md``.
+def snapshot(value: Any, limits: Limits = DEFAULT_LIMITS) -> tuple[Any, int]:
+    """``value`` as it is now, and about how many bytes of memory that takes; markers as in ``docs/wire.md``.
 
-    >>> snapshot({"city": "Bern", "nights": 2})
-    b'{"city":"Bern","nights":2}'
+    >>> snapshot({"city": "Bern", "stay": range(2)})[0]
+    {'city': 'Bern', 'stay': {'$type': 'range', 'start': 0, 'stop': 2, 'step': 1}}
     """
+    small = limits.small_characters
+    if type(value) is str and len(value) <= small:
+        return value, _NODE_SIZE + len(value)
+    room = [_SMALL_NODES, small]
     try:
-        if _is_small_and_plain(value, limits):
-            return dumps(value)
+        copy = _copied(value, room, 0)
+        return copy, _NODE_SIZE * (1 + _SMALL_NODES - room[0]) + small - room[1]
     except Exception:
-        pass  # lone surrogates, deep nesting, a list that another thread is changing: the walk copes with them
-    return _walked(value, limits)
+        return walked(value, limits)
 
 
-def _is_small_and_plain(value: Any, limits: Limits) -> bool:
-    nodes = min(_SMALL_NODES, limits.max_nodes)
-    characters = min(_SMALL_CHARACTERS, limits.max_bytes // _LONGEST_ESCAPE, limits.max_string)
-    pending = [value]
-    for item in pending:  # the list grows while we read it: breadth first, without recursion
-        kind = type(item)
-        if kind is str:
-            characters -= len(item)
-        elif kind is dict:
-            nodes -= len(item)
-            if nodes < 0:
-                return False
-            for key in item:
-                if type(key) is not str:
-                    return False
-                characters -= len(key)
-            pending += item.values()
-        elif kind is list:
-            nodes -= len(item)
-            if nodes < 0:
-                return False
-            pending += item
-        elif kind is int:
-            if not -_INT64 <= item < _INT64:
-                return False
-        elif kind is float:
-            if item - item != 0.0:  # NaN or infinite
-                return False
-        elif item is not None and kind is not bool:
-            return False
-        if characters < 0:
-            return False
-    return True
+class _NotSmallAndPlain(Exception):  # noqa: N818 - a case, not a mistake
+    pass
 
 
-def _walked(value: Any, limits: Limits) -> bytes:
-    """Walk with ever smaller budgets, until what comes out fits: escapes can make text six times as long."""
-    for shrink in (1, 3, 9, 81):
-        try:
-            data = dumps(_Walk(limits, shrink).run(value))
-        except Exception:
-            continue
-        if len(data) <= limits.max_bytes:
-            return data
-    return dumps(_marker("bytes", value))
+def _copied(value: Any, room: list[int], depth: int) -> Any:
+    """A private copy of plain data; raises for anything else, and where there is no ``room`` for nodes and characters."""
+    kind = type(value)
+    if kind is dict or kind is list or kind is tuple:
+        room[0] -= len(value)
+        if room[0] < 0 or depth > _SMALL_DEPTH:
+            raise _NotSmallAndPlain
+        copy = _copied_dict(value, room, depth) if kind is dict else _copied_list(value, room, depth)
+        if room[1] < 0:
+            raise _NotSmallAndPlain
+        return copy
+    if kind is int and -_INT64 <= value < _INT64:
+        return value
+    if value is None or kind is bool or (kind is float and value - value == 0.0):  # neither NaN nor infinite
+        return value
+    raise _NotSmallAndPlain
 
 
-def _marker(reason: str, value: Any) -> dict[str, Any]:
-    marker: dict[str, Any] = {"$cut": reason, "type": type_name(value)}
+def _copied_dict(value: dict[Any, Any], room: list[int], depth: int) -> dict[str, Any]:
+    copy = value.copy()  # at once, for another thread may change it
+    characters = 0
+    for key, item in copy.items():
+        if type(key) is not str:
+            raise _NotSmallAndPlain
+        characters += len(key)
+        if type(item) is str:
+            characters += len(item)
+        elif item is not None:
+            copy[key] = _copied(item, room, depth + 1)
+    room[1] -= characters
+    return copy
+
+
+def _copied_list(value: Any, room: list[int], depth: int) -> list[Any]:
+    copy = list(value)
+    characters = 0
+    for index, item in enumerate(copy):
+        if type(item) is str:
+            characters += len(item)
+        elif item is not None:
+            copy[index] = _copied(item, room, depth + 1)
+    room[1] -= characters
+    return copy
+
+
+def walked(value: Any, limits: Limits, shrink: int = 1) -> tuple[Any, int]:
+    """The same for anything at all; ``shrink`` divides the budgets for text."""
+    walk = _Walk(limits, shrink)
+    try:
+        return walk.run(value), walk.size
+    except Exception:  # no memory, or no stack
+        return marker("unreadable", value), _NODE_SIZE
+
+
+def marker(reason: str, value: Any) -> dict[str, Any]:
+    """What stands for a value that was left out."""
+    found: dict[str, Any] = {"$cut": reason, "type": type_name(value)}
     kind = type(value)
     if kind in (dict, list, tuple, set, frozenset, str, bytes):
-        marker["length"] = len(value)
-    return marker
+        found["length"] = len(value)
+    return found
 
 
 class _Walk:
     """One pass over one value."""
 
     def __init__(self, limits: Limits, shrink: int) -> None:
-        self._bytes = limits.max_bytes // shrink
-        self._nodes = limits.max_nodes
+        self._bytes = self._all_bytes = limits.max_bytes // shrink
+        self._nodes = self._all_nodes = limits.max_nodes
         self._objects = limits.max_objects
         self._max_depth = limits.max_depth
         self._max_string = limits.max_string // shrink
@@ -107,7 +123,13 @@ class _Walk:
         #: Containers on the way from the root to here, by identity: meeting one again is a cycle.
         self._path: set[int] = set()
 
+    @property
+    def size(self) -> int:
+        """About how much memory the result takes."""
+        return _NODE_SIZE * (self._all_nodes - self._nodes) + max(0, self._all_bytes - self._bytes)
+
     def run(self, value: Any) -> Any:
+        """The whole result."""
         result: list[Any] = []
         frames: list[tuple[Iterator[Any], Any, int]] = [(iter([value]), result, 0)]
         while frames:
@@ -158,16 +180,16 @@ class _Walk:
         if kind is float:
             return self._float(value)
         if id(value) in self._path:
-            return _marker("cycle", value)
+            return marker("cycle", value)
         opened = open_value(value)
         if type(opened) is not Opened:
             return self._open(opened, depth) if type(opened) in (str, int, float) else opened
         if depth > self._max_depth:
-            return _marker("depth", value)
+            return marker("depth", value)
         if opened.is_unknown:
             self._objects -= 1
             if self._objects < 0:
-                return _marker("objects", value)
+                return marker("objects", value)
         return opened
 
     def _string(self, value: str) -> str:
@@ -185,10 +207,10 @@ class _Walk:
             return value
         bits = value.bit_length()
         digits = bits * 30103 // 100_000 + 1
-        marker: dict[str, Any] = {"$type": "int", "digits": digits}
+        found: dict[str, Any] = {"$type": "int", "digits": digits}
         if bits < 8192:  # longer ones take quadratic time to print
-            marker["value"] = str(value)[:_HEAD_OF_A_NUMBER]
-        return marker
+            found["value"] = str(value)[:_HEAD_OF_A_NUMBER]
+        return found
 
     def _float(self, value: float) -> Any:
         self._bytes -= 8

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
+from typing import Any, Mapping
 
-from agent_sdk.encoding import dumps, loads, snapshot
+from agent_sdk.encoding import dumps, snapshot
 from agent_sdk.wire.records import COMPLETED, STATUSES
 
 _MAX_LABEL = 1024
@@ -30,8 +30,8 @@ def optional_label(value: Any) -> str | None:
 def _as_text(value: Any) -> str:
     if value is None or value is True or value is False:
         return str(value)
-    data = snapshot(value)
-    return str(loads(data)) if data[:1] == b'"' else data.decode()
+    data = snapshot(value)[0]
+    return data if type(data) is str else dumps(data).decode()
 
 
 def status(value: Any) -> str:
@@ -40,7 +40,7 @@ def status(value: Any) -> str:
     return text if text in STATUSES else _SYNONYMS.get(text, COMPLETED)
 
 
-def usage(values: dict[str, Any]) -> dict[str, Any]:
+def usage(values: Mapping[str, Any]) -> dict[str, Any] | None:
     """Those of ``values`` that are numbers and not negative; counts of tokens are whole."""
     known = {}
     for name, value in values.items():
@@ -48,18 +48,18 @@ def usage(values: dict[str, Any]) -> dict[str, Any]:
             value = _as_number(value)
         if value is not None and 0 <= value < _MOST:
             known[name] = int(value) if name.endswith("_tokens") else value
-    return known
+    return known or None
 
 
 def microseconds(milliseconds: Any) -> int:
     """A time span as the record format counts it; 0 for what is none."""
-    return int(usage({"": milliseconds}).get("", 0) * 1000)
+    return int((usage({"": milliseconds}) or {"": 0})[""] * 1000)
 
 
 def _as_number(value: Any) -> Any:
     """What numpy, Decimal and their like say their value is; None for what is no number."""
+    number = snapshot(value)[0]
     try:
-        number = loads(snapshot(value))
         return float(number) if type(number) is str else number if type(number) in (int, float) else None
     except ValueError:
         return None
@@ -77,21 +77,13 @@ def merged_tags(known: list[str] | None, values: Any) -> list[str]:
     return list(dict.fromkeys([*(known or ()), *tags(values)]))[:_MAX_TAGS]
 
 
-def metadata(*values: Any) -> list[bytes] | None:
-    """JSON of an object for each value that says something: what is no object is wrapped under ``value``."""
-    found = [snapshot(value) for value in values if value is not None]
-    known = [data if data[:1] == b"{" else b'{"value":' + data + b"}" for data in found if data != b"{}"]
-    return known or None
+def metadata(known: list[dict[str, Any]] | None, *values: Any) -> list[dict[str, Any]] | None:
+    """What is known and an object for each value that says something: what is no object is put under ``value``."""
+    found = [snapshot(value)[0] for value in values if value is not None]
+    objects = [data if type(data) is dict else {"value": data} for data in found if data != {}]
+    return [*(known or ()), *objects] or known
 
 
-def quoted(value: str) -> bytes:
-    """JSON of a label."""
-    try:
-        return dumps(value)
-    except Exception:
-        return snapshot(value)  # lone surrogates
-
-
-def shed(body: bytes | None) -> bytes | None:
+def shed(body: Any, size: int) -> Any:
     """What stands for a body that memory or disk had no room for."""
-    return None if body is None else b'{"$shed":%d}' % len(body)
+    return None if body is None else {"$shed": size}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Mapping, TypeVar
+from typing import Any, Callable, Iterable, Mapping, TypeVar
 
-from agent_sdk.encoding import describe_error, describe_text, dumps, loads
+from agent_sdk.encoding import describe_error, snapshot
 from agent_sdk.recording import fields
 from agent_sdk.recording.context import current
 from agent_sdk.recording.guard import guarded, itself, note, nothing
@@ -17,7 +17,8 @@ Self = TypeVar("Self", bound="Handle")
 _CANCELLING = frozenset(("CancelledError", "KeyboardInterrupt", "SystemExit", "GeneratorExit", "Cancelled"))
 #: How frameworks stop an agent to ask a person: the run goes on later.
 _INTERRUPTING = frozenset(("GraphInterrupt", "NodeInterrupt", "GraphBubbleUp", "InterruptException"))
-_SKELETON_SIZE = 400
+_SKELETON_SIZE = 1024
+_METADATA_SIZE = 512
 
 
 class Handle:
@@ -26,40 +27,27 @@ class Handle:
     Nothing here raises. What is set after the end is recorded as an update.
     """
 
-    __slots__ = (
-        "_before",
-        "_ended",
-        "_ended_at",
-        "_error",
-        "_input",
-        "_metadata",
-        "_output",
-        "_recorder",
-        "_recording",
-        "_started_at",
-        "_status",
-        "_tags",
-        "_usage",
-        "run",
-        "size",
-    )
-
+    # Defaults, so that a new handle sets only what it has. The first three are set by every handle itself.
     run: Any
-
-    def __init__(self, recorder: Recorder, recording: bool) -> None:
-        self._recorder = recorder
-        self._recording = recording
-        self._before: Any = None
-        self._ended = False
-        self._ended_at = 0
-        self._error: bytes | None = None
-        self._input: bytes | None = None
-        self._output: bytes | None = None
-        self._metadata: list[bytes] | None = None
-        self._status = RUNNING
-        self._tags: list[str] | None = None
-        self._usage: dict[str, Any] | None = None
-        self.size = _SKELETON_SIZE
+    _recorder: Recorder
+    #: What it is known by among what is open: a run's id, a step's number.
+    _key: Any
+    _recording = True
+    _before: Any = None
+    _ended = False
+    _started_at = 0
+    _ended_at = 0
+    _error: dict[str, str] | None = None
+    _input: Any = None
+    _input_size = 0
+    _metadata: list[dict[str, Any]] | None = None
+    _output: Any = None
+    _output_size = 0
+    _status = RUNNING
+    _tags: list[str] | None = None
+    _usage: dict[str, Any] | None = None
+    #: About how much memory the record takes, in bytes.
+    size = _SKELETON_SIZE
 
     # -- what can be set -----------------------------------------------------------------------------------------
 
@@ -67,7 +55,7 @@ class Handle:
     def set_output(self: Self, output: Any) -> Self:
         """Record ``output`` (any object; a bounded snapshot is taken now)."""
         if self._recording and self._recorder.capture_output:
-            self._output = self._recorder.body(output)
+            self._output, self._output_size = snapshot(output, self._recorder.limits)
             self._changed("output")
         return self
 
@@ -75,7 +63,7 @@ class Handle:
     def set_input(self: Self, input_data: Any) -> Self:
         """Record ``input_data`` where it was not known at the start."""
         if self._recording and self._recorder.capture_input:
-            self._input = self._recorder.body(input_data)
+            self._input, self._input_size = snapshot(input_data, self._recorder.limits)
             self._changed("input")
         return self
 
@@ -83,7 +71,7 @@ class Handle:
     def set_error(self: Self, error: Any, status: str = FAILED) -> Self:
         """Record an exception, or a message, as the reason why this failed."""
         if self._recording:
-            self._error = _describe(error)
+            self._error = describe_error(error)
             self._status = fields.status(status)
             self._changed("error")
         return self
@@ -106,16 +94,21 @@ class Handle:
         ``reasoning_tokens``. ``cost`` is in US dollars; leave it out where it is unknown.
         """
         if self._recording:
-            known = {
-                "input_tokens": input_tokens,
-                "output_tokens": output_tokens,
-                "cached_tokens": cached_tokens,
-                "reasoning_tokens": reasoning_tokens,
-                "total_tokens": total_tokens,
-                "cost": cost,
-                **more,
-            }
-            self._usage = {**(self._usage or {}), **fields.usage(known)} or None
+            given: dict[str, Any] = {**more} if more else {}
+            if input_tokens is not None:
+                given["input_tokens"] = input_tokens
+            if output_tokens is not None:
+                given["output_tokens"] = output_tokens
+            if cached_tokens is not None:
+                given["cached_tokens"] = cached_tokens
+            if reasoning_tokens is not None:
+                given["reasoning_tokens"] = reasoning_tokens
+            if total_tokens is not None:
+                given["total_tokens"] = total_tokens
+            if cost is not None:
+                given["cost"] = cost
+            # A new one each time: the writer may be reading the old one.
+            self._usage = given if self._usage is None else {**self._usage, **given}
             self._changed("usage")
         return self
 
@@ -123,7 +116,7 @@ class Handle:
     def set_metadata(self: Self, metadata: Mapping[str, Any] | None = None, **more: Any) -> Self:
         """Record values by name, from a mapping or as keywords; calls are merged name by name."""
         if self._recording:
-            self._metadata = [*(self._metadata or ()), *(fields.metadata(metadata, more or None) or ())] or None
+            self._metadata = fields.metadata(self._metadata, metadata, more or None)
             self._changed("metadata")
         return self
 
@@ -158,16 +151,18 @@ class Handle:
         self._leave()
         if not self._recording:
             return
-        self._ended_at = self.run._anchor + self._recorder.clock.ticks()
+        recorder = self._recorder
+        self._ended_at = self.run._anchor + recorder.clock.ticks()
         if self._status == RUNNING:
             self._status = COMPLETED
-        self._recorder.open.pop(self._key, None)
-        for body in (self._input, self._output, self._error):
-            if body is not None:
-                self.size += len(body)
-        pipeline = self._recorder.pipeline
-        if pipeline is not None:
-            pipeline.submit(self)
+        recorder.open.pop(self._key, None)
+        self.size = _SKELETON_SIZE + self._input_size + self._output_size
+        if self._metadata is not None:
+            self.size += _METADATA_SIZE * len(self._metadata)
+        if self._error is not None:
+            self.size += sum(map(len, self._error.values()))
+        if recorder.pipeline is not None:
+            recorder.pipeline.submit(self)
 
     def _leave(self) -> None:
         """Make current again what was before, unless something else has become current meanwhile."""
@@ -180,10 +175,6 @@ class Handle:
     def first_token(self: Self) -> Self:
         """The first piece of a streamed answer is here. Runs keep no time of it."""
         return self
-
-    @property
-    def _key(self) -> Any:
-        raise NotImplementedError
 
     @property
     def ended(self) -> bool:
@@ -238,7 +229,8 @@ class Handle:
 
     def shed(self) -> None:
         """Give up the bodies, so that the rest survives a shortage of memory or disk."""
-        self._input, self._output = fields.shed(self._input), fields.shed(self._output)
+        self._input = fields.shed(self._input, self._input_size)
+        self._output = fields.shed(self._output, self._output_size)
         self.size = _SKELETON_SIZE
 
     def _changed(self, field: str) -> None:
@@ -249,18 +241,16 @@ class Handle:
     def _submit_update(self, names: tuple[str, ...]) -> None:
         raise NotImplementedError
 
-    def _field(self, name: str) -> bytes:
-        """``,"name":value`` as JSON, empty where there is nothing to say."""
-        value = getattr(self, "_" + name)
-        if value is None:
-            return b""
-        if name == "metadata":
-            value = _merged(value)
-        elif type(value) is str:
-            value = fields.quoted(value)
-        elif type(value) is not bytes:
-            value = dumps(value)
-        return b',"%b":%b' % (name.encode(), value)
+    def _fields(self, names: Iterable[str]) -> dict[str, Any]:
+        """What is to be said of each name: nothing of what nobody has set."""
+        found = {}
+        for name in names:
+            value = getattr(self, "_" + name)
+            if value is not None and name in _PREPARED:
+                value = _PREPARED[name](value)
+            if value is not None:
+                found[name] = value
+        return found
 
 
 def _status_after(error: BaseException) -> str:
@@ -270,19 +260,8 @@ def _status_after(error: BaseException) -> str:
     return CANCELLED if names & _CANCELLING else FAILED
 
 
-def _describe(error: Any) -> bytes:
-    if isinstance(error, BaseException):
-        return describe_error(error)
-    if isinstance(error, dict):
-        known = {key: str(error[key]) for key in ("type", "message", "stack") if error.get(key) is not None}
-        return dumps(known) if known else describe_text(str(error))
-    return describe_text(error)
+def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
 
 
-def _merged(parts: list[bytes]) -> bytes:
-    if len(parts) == 1:
-        return parts[0]
-    merged: dict[str, Any] = {}
-    for part in parts:
-        merged.update(loads(part))
-    return dumps(merged)
+_PREPARED: dict[str, Callable[[Any], Any]] = {"metadata": _merged, "usage": fields.usage}

@@ -7,6 +7,7 @@ import random
 import time
 
 _random = random.Random()
+_HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 def reseed() -> None:
@@ -30,12 +31,12 @@ def new_step_id() -> int:
 
 def as_run_id(value: object) -> str | None:
     """The run id that a caller means by a handle, a UUID or its text in any usual form; none if it is no id."""
-    text = str(getattr(value, "run_id", value)).strip().lower().replace("urn:uuid:", "").strip("{}").replace("-", "")
-    if len(text) != 32:
-        return None
     try:
-        int(text, 16)
-    except ValueError:
+        text = str(getattr(value, "run_id", value)).strip().lower().replace("urn:uuid:", "").strip("{}")
+        text = text.replace("-", "")
+    except Exception:
+        return None
+    if len(text) != 32 or not _HEXADECIMAL.issuperset(text):
         return None
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 

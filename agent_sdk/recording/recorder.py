@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable
 
 from agent_sdk.delivery import Pipeline
-from agent_sdk.encoding import Limits, Redactor, snapshot
+from agent_sdk.encoding import Limits, Redactor, encode_line
 from agent_sdk.recording.clock import Clock
 
 #: Runs and steps beyond this number may be open, but are no longer reported as open while they are.
@@ -39,10 +39,6 @@ class Recorder:
         self.flush_interval = int(flush_interval * 1_000_000)
         #: Open runs and steps by their ids; a handle is in it from its start to its end.
         self.open: dict[Any, Any] = {}
-
-    def body(self, value: Any) -> bytes:
-        """A snapshot of an input or output."""
-        return snapshot(value, self.limits)
 
     def begin(self, key: Any, handle: Any) -> None:
         """A run or step is open."""
@@ -78,19 +74,23 @@ class Recorder:
 
 
 class Update:
-    """A record made of fields that are ready, for what was learnt early or late."""
+    """A record of something learnt early or late; ``fields`` gives them when it is written, in the writer's thread."""
 
-    __slots__ = ("_fields", "_head", "redactor", "size")
+    __slots__ = ("_fields", "_recorder", "size")
 
-    def __init__(self, head: bytes, fields: Callable[[], bytes], redactor: Any, size: int = 512) -> None:
-        self._head = head
+    def __init__(self, recorder: Recorder, fields: Callable[[], dict[str, Any]], size: int = 512) -> None:
+        self._recorder = recorder
         self._fields = fields
-        self.redactor = redactor
         self.size = size
 
+    @property
+    def redactor(self) -> Redactor:
+        """What takes secrets out of the record."""
+        return self._recorder.redactor
+
     def encode(self, record_id: str) -> bytes:
-        """The record's line; its fields are read now, in the writer's thread."""
-        return self._head + b',"id":"' + record_id.encode() + b'"' + self._fields() + b"}\n"
+        """The record's line."""
+        return encode_line({**self._fields(), "id": record_id}, self._recorder.limits)
 
     def shed(self) -> None:
         """Its bodies belong to a handle, which sheds them itself."""

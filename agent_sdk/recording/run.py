@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from agent_sdk.encoding import dumps
+from agent_sdk.encoding import encode_line
 from agent_sdk.recording import fields
 from agent_sdk.recording.guard import guarded, itself
 from agent_sdk.recording.handle import Handle, Self
@@ -25,38 +25,27 @@ class Run(Handle):
     ``str(run)`` is its id.
     """
 
-    __slots__ = (
-        "_agent_name",
-        "_anchor",
-        "_dirty",
-        "_external_id",
-        "_parent_run_id",
-        "_session_id",
-        "_user_id",
-        "id",
-    )
+    _dirty = False
+    _external_id: str | None = None
+    _parent_run_id: str | None = None
+    _session_id: str | None = None
+    _user_id: str | None = None
 
     def __init__(self, recorder: Recorder, recording: bool, agent_name: Any, run_id: str | None = None) -> None:
-        Handle.__init__(self, recorder, recording)
         self.run = self
-        self.id = run_id or new_run_id()
+        self.id = self._key = run_id or new_run_id()
+        self._recorder = recorder
+        self._recording = recording
         #: None for a run that somebody else has started and that is known here by its id only.
         self._agent_name = fields.optional_label(agent_name)
         self._anchor = recorder.clock.anchor()
-        self._dirty = False
-        self._external_id: str | None = None
-        self._parent_run_id: str | None = None
-        self._session_id: str | None = None
-        self._user_id: str | None = None
         self._started_at = self._anchor + recorder.clock.ticks()
 
     def start(self) -> None:
         """Record that the run has begun."""
         if self._recording and self._recorder.pipeline is not None:
             self._recorder.begin(self.id, self)
-            size = 512 + len(self._input or b"")
-            head = self._head(RUN_START, self._started_at)
-            self._recorder.pipeline.submit(Update(head, self._start_fields, self.redactor, size))
+            self._recorder.pipeline.submit(Update(self._recorder, self._start, 512 + self._input_size))
 
     @property
     def run_id(self) -> str:
@@ -101,23 +90,23 @@ class Run(Handle):
 
     # -- records -------------------------------------------------------------------------------------------------
 
-    @property
-    def _key(self) -> str:
-        return self.id
-
     def encode(self, record_id: str) -> bytes:
         """The line of the ``run.end`` record."""
-        names = ("agent_name", "output", "error", "usage", *_ATTRIBUTES)
-        started = "" if self._agent_name is None else f',"started_at":{self._started_at}'
-        times = f',"id":"{record_id}"{started},"status":"{self._status}"'.encode()
-        return b"".join((self._head(RUN_END, self._ended_at), times, *map(self._field, names), b"}\n"))
+        record = self._head(RUN_END, self._ended_at)
+        record["id"] = record_id
+        if self._agent_name is not None:
+            record["started_at"] = self._started_at
+        record["status"] = self._status
+        record.update(self._fields(("agent_name", "output", "error", "usage", *_ATTRIBUTES)))
+        return encode_line(record, self._recorder.limits)
 
     def progress(self, started_before: int) -> Update | None:
         """A ``run.update`` record if something was set since the last one."""
         if not self._dirty:
             return None
         self._dirty = False
-        return Update(self._head(RUN_UPDATE, self._now()), self._attribute_fields, self.redactor)
+        now = self._now()
+        return Update(self._recorder, lambda: {**self._head(RUN_UPDATE, now), **self._fields(_ATTRIBUTES)})
 
     def _changed(self, field: str) -> None:
         if self._ended:
@@ -126,30 +115,27 @@ class Run(Handle):
             self._dirty = True
 
     def _submit_update(self, names: tuple[str, ...]) -> None:
-        if "error" in names:
-            names = (*names, "status")
-        known = b"".join(map(self._field, names))
         if self._recorder.pipeline is not None:
-            update = Update(self._head(RUN_UPDATE, self._now()), lambda: known, self.redactor, 256 + len(known))
-            self._recorder.pipeline.submit(update)
+            names = (*names, "status") if "error" in names else names
+            known = {**self._head(RUN_UPDATE, self._now()), **self._fields(names)}
+            size = 512 + (self._output_size if "output" in names else self._input_size if "input" in names else 0)
+            self._recorder.pipeline.submit(Update(self._recorder, lambda: known, size))
 
     def _now(self) -> int:
         return self._anchor + self._recorder.clock.ticks()
 
-    def _head(self, record_type: str, time: int) -> bytes:
-        return f'{{"type":"{record_type}","time":{time},"run_id":"{self.id}"'.encode()
+    def _head(self, record_type: str, time: int) -> dict[str, Any]:
+        return {"type": record_type, "time": time, "run_id": self.id}
 
-    def _start_fields(self) -> bytes:
-        return self._field("agent_name") + self._field("input") + self._attribute_fields() + _source()
-
-    def _attribute_fields(self) -> bytes:
-        return b"".join(map(self._field, _ATTRIBUTES))
+    def _start(self) -> dict[str, Any]:
+        head = self._head(RUN_START, self._started_at)
+        return {**head, **self._fields(("agent_name", "input", *_ATTRIBUTES)), "source": _source()}
 
 
-_source_of_pid: tuple[int, bytes] = (0, b"")
+_source_of_pid: tuple[int, dict[str, Any]] = (0, {})
 
 
-def _source() -> bytes:
+def _source() -> dict[str, Any]:
     """Which program recorded; asked in the writer's thread, once for each process."""
     global _source_of_pid
     pid = os.getpid()
@@ -158,5 +144,5 @@ def _source() -> bytes:
 
         python = ".".join(map(str, sys.version_info[:3]))
         known = {"sdk": f"agent-sdk/{__version__}", "python": python, "host": socket.gethostname(), "pid": pid}
-        _source_of_pid = (pid, b',"source":' + dumps(known))
+        _source_of_pid = (pid, known)
     return _source_of_pid[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from agent_sdk.encoding import encode_line, snapshot
 from agent_sdk.recording import fields
 from agent_sdk.recording.guard import guarded, itself, note
 from agent_sdk.recording.handle import Handle, Self
@@ -15,34 +16,33 @@ from agent_sdk.wire.records import STEP_END, STEP_START, STEP_UPDATE
 class Step(Handle):
     """A step that is open until its block is left or ``end`` is called; also the record of its own end."""
 
-    __slots__ = ("_announced", "_first_token_at", "_model", "_name", "_owns_run", "_parent", "_step_id", "_step_type")
+    _announced = False
+    #: The run exists only because of this step and ends with it.
+    _owns_run = False
+    _first_token_at: int | None = None
+    _model: str | None = None
 
     def __init__(self, parent: Handle, name: Any, step_type: Any, input_data: Any = None, metadata: Any = None) -> None:
-        recorder = parent._recorder
-        Handle.__init__(self, recorder, parent._recording)
-        run = parent.run
-        self.run = run
-        self._parent = 0 if parent is run else parent._step_id  # type: ignore[attr-defined]
-        self._step_id = new_step_id()
+        recorder = self._recorder = parent._recorder
+        run = self.run = parent.run
+        self._parent: int = 0 if parent is run else parent._key
+        self._key = new_step_id()
         self._name = name if type(name) is str and len(name) < 1024 else fields.label(name)
         self._step_type = step_type
-        self._announced = False
-        #: The run exists only because of this step and ends with it.
-        self._owns_run = False
-        self._first_token_at: int | None = None
-        self._model: str | None = None
-        if self._recording:
-            if input_data is not None and recorder.capture_input:
-                self._input = recorder.body(input_data)
-            if metadata is not None:
-                self._metadata = fields.metadata(metadata)
-            self._started_at = run._anchor + recorder.clock.ticks()
-            recorder.begin(self._step_id, self)
+        if not parent._recording:
+            self._recording = False
+            return
+        if input_data is not None and recorder.capture_input:
+            self._input, self._input_size = snapshot(input_data, recorder.limits)
+        if metadata is not None:
+            self._metadata = fields.metadata(None, metadata)
+        self._started_at = run._anchor + recorder.clock.ticks()
+        recorder.begin(self._key, self)
 
     @property
     def id(self) -> str:
         """16 hexadecimal digits."""
-        return f"{self._step_id:016x}"
+        return f"{self._key:016x}"
 
     @property
     def step_id(self) -> str:
@@ -94,55 +94,43 @@ class Step(Handle):
 
     # -- records -------------------------------------------------------------------------------------------------
 
-    @property
-    def _key(self) -> int:
-        return self._step_id
-
     def encode(self, record_id: str) -> bytes:
         """The line of the ``step.end`` record."""
-        names = _ANNOUNCED_END_FIELDS if self._announced else _END_FIELDS
-        times = f',"started_at":{self._started_at},"status":"{self._status}"'.encode()
-        return b"".join(
-            (
-                self._head(STEP_END, self._ended_at),
-                b',"id":"',
-                record_id.encode(),
-                b'"',
-                self._identity(),
-                times,
-                *[self._field(name) for name in names],
-                b"}\n",
-            )
-        )
+        record = self._head(STEP_END, self._ended_at)
+        record["id"] = record_id
+        self._identify(record)
+        record["started_at"] = self._started_at
+        record["status"] = self._status
+        record.update(self._fields(_ANNOUNCED_END_FIELDS if self._announced else _END_FIELDS))
+        return encode_line(record, self._recorder.limits)
 
     def progress(self, started_before: int) -> Update | None:
         """A ``step.start`` record if this has been open for so long and was not reported."""
         if self._announced or self._started_at > started_before:
             return None
         self._announced = True
-        return Update(
-            self._head(STEP_START, self._started_at),
-            lambda: self._identity() + b"".join([self._field(name) for name in _START_FIELDS]),
-            self.redactor,
-            512 + len(self._input or b""),
-        )
+        return Update(self._recorder, self._start, 512 + self._input_size)
+
+    def _start(self) -> dict[str, Any]:
+        record = self._head(STEP_START, self._started_at)
+        self._identify(record)
+        return {**record, **self._fields(_START_FIELDS)}
 
     def _submit_update(self, names: tuple[str, ...]) -> None:
-        if "error" in names:
-            names = (*names, "status")
-        known = b"".join([self._field(name) for name in names])
-        head = self._head(STEP_UPDATE, self.run._anchor + self._recorder.clock.ticks())
-        update = Update(head, lambda: known, self.redactor, 256 + len(known))
         if self._recorder.pipeline is not None:
-            self._recorder.pipeline.submit(update)
+            now = self.run._anchor + self._recorder.clock.ticks()
+            known = {**self._head(STEP_UPDATE, now), **self._fields((*names, "status") if "error" in names else names)}
+            size = 512 + (self._output_size if "output" in names else self._input_size if "input" in names else 0)
+            self._recorder.pipeline.submit(Update(self._recorder, lambda: known, size))
 
-    def _head(self, record_type: str, time: int) -> bytes:
-        head = f'{{"type":"{record_type}","time":{time},"run_id":"{self.run.id}","step_id":"{self._step_id:016x}"'
-        return head.encode()
+    def _head(self, record_type: str, time: int) -> dict[str, Any]:
+        return {"type": record_type, "time": time, "run_id": self.run.id, "step_id": f"{self._key:016x}"}
 
-    def _identity(self) -> bytes:
-        parent = b',"parent_step_id":"%016x"' % self._parent if self._parent else b""
-        return parent + b',"name":%b,"step_type":%b' % (fields.quoted(self._name), fields.quoted(self._step_type))
+    def _identify(self, record: dict[str, Any]) -> None:
+        if self._parent:
+            record["parent_step_id"] = f"{self._parent:016x}"
+        record["name"] = self._name
+        record["step_type"] = self._step_type
 
 
 _START_FIELDS = ("input", "model", "tags", "metadata", "first_token_at")

@@ -38,9 +38,9 @@ class Joined:
             self._characters += len(item)
             self._items.append(item)
         else:
-            data = snapshot(item)
+            data, size = snapshot(item)
             self._only_text = False
-            self._characters += len(data)
+            self._characters += size
             self._items.append(data)
         if self._only_text and len(self._items) == _MAX_ITEMS:
             self._items = ["".join(self._items)]
@@ -48,15 +48,12 @@ class Joined:
     def __bool__(self) -> bool:
         return bool(self._items)
 
-    def encoded(self) -> bytes:
-        """JSON of everything."""
+    def everything(self) -> Any:
+        """Text, or a list."""
         if self._only_text:
             text = "".join(self._items)
-            return snapshot(f"{text}…[cut {self._left_out} items]" if self._left_out else text)
-        parts = [item if type(item) is bytes else snapshot(item) for item in self._items]
-        if self._left_out:
-            parts.append(b'{"$cut":"items","length":%d}' % self._left_out)
-        return b"[" + b",".join(parts) + b"]"
+            return f"{text}…[cut {self._left_out} items]" if self._left_out else text
+        return [*self._items, {"$cut": "items", "length": self._left_out}] if self._left_out else self._items
 
 
 class _Stream:
@@ -104,8 +101,8 @@ class _Stream:
         if handle is None or handle.ended:
             return
         try:
-            if self._output and handle._recording and handle._recorder.capture_output:
-                handle._output = self._output.encoded()
+            if self._output:
+                handle.set_output(self._output.everything())
         except Exception as failure:
             note("stream", failure)
         if error is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Mapping, 
 
 from agent_sdk.delivery import Delivery, FlushResult, Pipeline, open_pipeline
 from agent_sdk.delivery.log import say
-from agent_sdk.encoding import Limits, Redactor
+from agent_sdk.encoding import Limits, Redactor, snapshot
 from agent_sdk.recording import fields
 from agent_sdk.recording.clock import SYSTEM_CLOCK
 from agent_sdk.recording.configuration import Configuration, ConfigurationError, killed
@@ -64,7 +64,7 @@ class RunTracker:
         self._recorder = Recorder(
             self._pipeline,
             Redactor(configuration.redact, configuration.redact_builtin),
-            Limits(max_bytes=configuration.max_body_bytes),
+            Limits.for_bodies(configuration.max_body_bytes),
             configuration.clock or SYSTEM_CLOCK,
             configuration.capture_input,
             configuration.capture_output,
@@ -135,9 +135,9 @@ class RunTracker:
         run._user_id = fields.optional_label(user_id)
         run._parent_run_id = as_run_id(parent_run_id) if parent_run_id is not None else around and around.run.id
         run._tags = None if tags is None else fields.tags(tags)
-        run._metadata = fields.metadata(meta_data, metadata)
+        run._metadata = fields.metadata(None, meta_data, metadata)
         if input_data is not None and self._recorder.capture_input:
-            run._input = self._recorder.body(input_data)
+            run._input, run._input_size = snapshot(input_data, self._recorder.limits)
         run.start()
         return run
 
