@@ -21,7 +21,27 @@ from typing import Any, Callable
 import click
 
 _DEPTH = 11
-_WORDS = "the quick brown fox jumps over the lazy dog while an assistant searches the archive for notes on Bern".split()
+_WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "the",
+    "lazy",
+    "dog",
+    "while",
+    "an",
+    "assistant",
+    "searches",
+    "the",
+    "archive",
+    "for",
+    "notes",
+    "on",
+    "Bern",
+]
 _METADATA = {"attempt": 1, "region": "eu", "cached": False}
 
 
@@ -109,7 +129,8 @@ def main(rounds: int, without_orjson: bool) -> None:
     subjects = {"OpenTelemetry SDK": _opentelemetry(url), "agent-sdk": _agent_sdk(url)}
     text, other_text = json.dumps(_payload(1)), json.dumps(_payload(2))
     payloads = {"objects": (_payload(1), _payload(2)), "text": (text, other_text)}
-    print(f"Python {sys.version.split()[0]}, {'without' if without_orjson else 'with'} orjson, medians of {rounds} rounds")
+    codec = "without" if without_orjson else "with"
+    print(f"Python {sys.version.split()[0]}, {codec} orjson, medians of {rounds} rounds")
     for shape, (given, answer) in payloads.items():
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in subjects}
         for name in [*subjects] * 3 + [*subjects] * rounds:  # three rounds to warm up
@@ -117,7 +138,8 @@ def main(rounds: int, without_orjson: bool) -> None:
         medians = {name: [statistics.median(part) for part in zip(*times[3:])] for name, times in found.items()}
         for name, (caller, process) in medians.items():
             ratio = caller / medians["OpenTelemetry SDK"][0]
-            print(f"{shape:8} {name:18} caller {caller:6.1f} µs/step ({ratio:.2f})   with delivery {process:6.1f} µs/step")
+            costs = f"caller {caller:6.1f} µs/step ({ratio:.2f})   with delivery {process:6.1f} µs/step"
+            print(f"{shape:8} {name:18} {costs}")
 
 
 if __name__ == "__main__":

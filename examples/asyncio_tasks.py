@@ -1,6 +1,7 @@
 """Steps in tasks: the current run follows into `gather` and `create_task` by itself."""
 
 import asyncio
+from typing import AsyncIterator
 
 import agent_sdk
 
@@ -14,7 +15,7 @@ async def ask(question: str) -> str:
 
 
 @tracker.track(step_type="llm_call")
-async def stream(question: str):
+async def stream(question: str) -> AsyncIterator[str]:
     for word in question.split():
         await asyncio.sleep(0.01)
         yield word

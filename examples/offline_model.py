@@ -1,7 +1,7 @@
 """A model that needs no network: it reads its messages and decides by simple rules what to do next.
 
-It is no language model, but it behaves like one towards a program: messages in, text or a tool call out, tokens counted,
-answers streamed piece by piece.
+It is no language model, but it behaves like one towards a program: messages in, text or a tool call out, tokens
+counted, answers streamed piece by piece.
 """
 
 from __future__ import annotations

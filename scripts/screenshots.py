@@ -24,7 +24,7 @@ def main() -> None:
     os.environ["AGENT_SDK_HOME"] = tempfile.mkdtemp()
     from tests.support.collector import running_collector
 
-    with tempfile.TemporaryDirectory() as folder, running_collector(Path(folder)) as collector:
+    with tempfile.TemporaryDirectory() as folder, running_collector(Path(folder)) as collector:  # noqa: SIM117
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
             page = browser.new_page(viewport={"width": 1280, "height": 760})
@@ -53,9 +53,10 @@ def take(page: Page, url: str, name: str) -> None:
 
 def record(collector) -> str:
     """Runs of all kinds; returns the id of the demo agent's."""
-    import agent_sdk
     from agent_sdk.examples.offline_model import OfflineModel
     from agent_sdk.examples.research_agent import QUESTION, ResearchAgent
+
+    import agent_sdk
 
     tracker = agent_sdk.create_tracker(collector.key, collector.url)
     for number, name in enumerate(("invoice reader", "support triage", "invoice reader", "nightly report")):

@@ -8,9 +8,12 @@ from rich.console import Console
 
 from agent_sdk import create_tracker
 from agent_sdk.cli import terminal
-from agent_sdk.examples.research_agent import QUESTION, ResearchAgent
-from agent_sdk.examples.offline_model import OfflineModel
 from agent_sdk.cli.server import CannotServe, RunningCollector, is_ours, wait_until_ready
+from agent_sdk.examples.offline_model import OfflineModel  # pyright: ignore[reportMissingImports]
+from agent_sdk.examples.research_agent import (  # pyright: ignore[reportMissingImports]
+    QUESTION,
+    ResearchAgent,
+)
 
 _TOKENS_PER_SECOND = 90.0
 

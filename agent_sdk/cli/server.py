@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 from pathlib import Path
@@ -28,7 +27,7 @@ class RunningCollector:
 
     def __init__(self, host: str, port: int, database: str | None) -> None:
         self._home = home_directory()
-        os.makedirs(self._home, mode=0o700, exist_ok=True)
+        Path(self._home).mkdir(mode=0o700, parents=True, exist_ok=True)
         self._listener = _listen(host, port)
         self.url = f"http://{host}:{self._listener.getsockname()[1]}"
         self.database = Path(database) if database else Path(self._home) / "collector.db"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Iterator
 from urllib.parse import quote
 
@@ -127,7 +128,7 @@ def _cost(amount: float | None) -> str | None:
 
 
 def _runs_in(path: str) -> dict[str, RunState]:
-    with open(path, encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8") as file:
         return fold(json.loads(line) for line in file if line.strip())
 
 
@@ -171,7 +172,7 @@ def run_of_collector(url: str, run_id: str) -> dict[str, Any]:
         if not newest:
             raise NothingToShow(f"the collector at {url} has no runs yet: record one, or try `agent-sdk demo`")
         run_id = newest[0]["run_id"]
-    run = _get(url, f"/api/v1/runs/{quote(run_id, safe='')}")
+    run: dict[str, Any] = _get(url, f"/api/v1/runs/{quote(run_id, safe='')}")
     run["tree"] = _nested(list(_steps(url, run["run_id"])))
     return run
 
@@ -186,7 +187,7 @@ def _steps(url: str, run_id: str) -> Iterator[dict[str, Any]]:
 
 def _nested(steps: list[dict[str, Any]]) -> list[dict[str, Any]]:
     known = {step["step_id"]: {**step, "children": []} for step in steps}
-    roots = []
+    roots: list[dict[str, Any]] = []
     for step in known.values():
         parent = known.get(step["parent_step_id"])
         (roots if parent is None else parent["children"]).append(step)

@@ -218,18 +218,24 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
         query = query.where(runs.c.status == RUNNING, ~_is_lost(_now()))
     elif status:
         query = query.where(runs.c.status == status)
-    if wanted.get("agent"):
-        query = query.where(runs.c.agent_name == wanted["agent"])
-    if wanted.get("session"):
-        query = query.where(runs.c.session_id == wanted["session"])
-    if wanted.get("tag"):
-        query = query.where(runs.c.tags.contains(json.dumps(wanted["tag"], ensure_ascii=False), autoescape=True))
-    if wanted.get("since"):
-        query = query.where(runs.c.started_at >= wanted["since"])
-    if wanted.get("until"):
-        query = query.where(runs.c.started_at < wanted["until"])
-    if wanted.get("text"):
-        query = query.where(_mentions(wanted["text"]))
+    agent = wanted.get("agent")
+    if agent:
+        query = query.where(runs.c.agent_name == agent)
+    session = wanted.get("session")
+    if session:
+        query = query.where(runs.c.session_id == session)
+    tag = wanted.get("tag")
+    if tag:
+        query = query.where(runs.c.tags.contains(json.dumps(tag, ensure_ascii=False), autoescape=True))
+    since = wanted.get("since")
+    if since:
+        query = query.where(runs.c.started_at >= since)
+    until = wanted.get("until")
+    if until:
+        query = query.where(runs.c.started_at < until)
+    text = wanted.get("text")
+    if text:
+        query = query.where(_mentions(text))
     return query
 
 

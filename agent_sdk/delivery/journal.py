@@ -18,16 +18,17 @@ import os
 import shutil
 import stat
 import time
-from typing import NamedTuple, Sequence
+from typing import Any, NamedTuple, Sequence
 
 from agent_sdk.delivery.segment import NO_FOLLOW, PRIVATE, SUFFIX, Segment
 from agent_sdk.delivery.threads import new_lock
 from agent_sdk.wire.records import WIRE_VERSION
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows: no journal there yet, the pipeline says so and keeps records in memory
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 _LOCK = "lock"
 _MANIFEST = "manifest.json"

@@ -81,7 +81,7 @@ class WriterLoop:
 
     def _report(self, now: float) -> None:
         for reporter in list(self.reporters):
-            for record in reporter.report(time.time_ns() // 1000):
+            for record in reporter.report(time.time_ns()):
                 self._buffer.append(record)
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._delivery.heartbeat_interval

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-
 _LONGEST_ESCAPE = 6  # a control character is written as \u0000
 
 

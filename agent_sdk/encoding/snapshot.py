@@ -31,64 +31,58 @@ def snapshot(value: Any, limits: Limits = DEFAULT_LIMITS) -> tuple[Any, int]:
     >>> snapshot({"city": "Bern", "stay": range(2)})[0]
     {'city': 'Bern', 'stay': {'$type': 'range', 'start': 0, 'stop': 2, 'step': 1}}
     """
-    small = limits.small_characters
-    if type(value) is str and len(value) <= small:
+    kind = type(value)
+    if kind is str and len(value) <= limits.small_characters:
         return value, _NODE_SIZE + len(value)
-    room = [_SMALL_NODES, small]
     try:
-        copy = _copied(value, room, 0)
-        return copy, _NODE_SIZE * (1 + _SMALL_NODES - room[0]) + small - room[1]
+        if kind is dict or kind is list:
+            return _copied(value, limits.small_characters)
+        if value is None or kind is bool:
+            return value, _NODE_SIZE
     except Exception:
-        return walked(value, limits)
+        pass
+    return walked(value, limits)
 
 
 class _NotSmallAndPlain(Exception):  # noqa: N818 - a case, not a mistake
     pass
 
 
-def _copied(value: Any, room: list[int], depth: int) -> Any:
-    """A private copy of plain data; raises for anything else, and where there is no ``room`` for nodes and characters."""
-    kind = type(value)
-    if kind is dict or kind is list or kind is tuple:
-        room[0] -= len(value)
-        if room[0] < 0 or depth > _SMALL_DEPTH:
+def _copied(value: Any, most_characters: int) -> tuple[Any, int]:
+    """A private copy of a dictionary or list and its size; raises where it is not small and plain throughout."""
+    nodes, characters, depth = len(value), 0, 0
+    if nodes > _SMALL_NODES:
+        raise _NotSmallAndPlain
+    whole = copy = value.copy()  # at once, for another thread may change it
+    pending = []
+    while True:
+        if type(copy) is dict:
+            items: Any = copy.items()
+            for key in copy:
+                if type(key) is not str:
+                    raise _NotSmallAndPlain
+                characters += len(key)
+        else:
+            items = enumerate(copy)
+        for key, item in items:
+            kind = type(item)
+            if kind is str:
+                characters += len(item)
+            elif item is None or kind is bool or (kind is int and -_INT64 <= item < _INT64):
+                pass
+            elif kind is dict or kind is list:
+                nodes += len(item)
+                if nodes > _SMALL_NODES or depth >= _SMALL_DEPTH:
+                    raise _NotSmallAndPlain
+                copy[key] = item.copy()
+                pending.append((copy[key], depth + 1))
+            elif not (kind is float and item - item == 0.0):  # NaN and infinity are not
+                raise _NotSmallAndPlain
+        if characters > most_characters:
             raise _NotSmallAndPlain
-        copy = _copied_dict(value, room, depth) if kind is dict else _copied_list(value, room, depth)
-        if room[1] < 0:
-            raise _NotSmallAndPlain
-        return copy
-    if kind is int and -_INT64 <= value < _INT64:
-        return value
-    if value is None or kind is bool or (kind is float and value - value == 0.0):  # neither NaN nor infinite
-        return value
-    raise _NotSmallAndPlain
-
-
-def _copied_dict(value: dict[Any, Any], room: list[int], depth: int) -> dict[str, Any]:
-    copy = value.copy()  # at once, for another thread may change it
-    characters = 0
-    for key, item in copy.items():
-        if type(key) is not str:
-            raise _NotSmallAndPlain
-        characters += len(key)
-        if type(item) is str:
-            characters += len(item)
-        elif item is not None:
-            copy[key] = _copied(item, room, depth + 1)
-    room[1] -= characters
-    return copy
-
-
-def _copied_list(value: Any, room: list[int], depth: int) -> list[Any]:
-    copy = list(value)
-    characters = 0
-    for index, item in enumerate(copy):
-        if type(item) is str:
-            characters += len(item)
-        elif item is not None:
-            copy[index] = _copied(item, room, depth + 1)
-    room[1] -= characters
-    return copy
+        if not pending:
+            return whole, characters + _NODE_SIZE * (1 + nodes)
+        copy, depth = pending.pop()
 
 
 def walked(value: Any, limits: Limits, shrink: int = 1) -> tuple[Any, int]:

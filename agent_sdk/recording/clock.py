@@ -1,4 +1,4 @@
-"""Time for records: microseconds since the epoch that never go backwards within a run."""
+"""Time for records: nanoseconds since the epoch that never go backwards within a run."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ class Clock:
 
     __slots__ = ()
 
-    def anchor(self) -> int:
-        """What to add to ``ticks`` to get microseconds since the epoch."""
-        return time.time_ns() // 1000 - self.ticks()
+    #: Nanoseconds of a clock that nobody can set.
+    ticks = staticmethod(time.perf_counter_ns)
 
-    def ticks(self) -> int:
-        """Microseconds of a clock that nobody can set."""
-        return time.perf_counter_ns() // 1000
+    def anchor(self) -> int:
+        """What to add to ``ticks`` to get nanoseconds since the epoch."""
+        return time.time_ns() - self.ticks()
 
 
 SYSTEM_CLOCK = Clock()

@@ -51,9 +51,9 @@ def usage(values: Mapping[str, Any]) -> dict[str, Any] | None:
     return known or None
 
 
-def microseconds(milliseconds: Any) -> int:
-    """A time span as the record format counts it; 0 for what is none."""
-    return int((usage({"": milliseconds}) or {"": 0})[""] * 1000)
+def nanoseconds(milliseconds: Any) -> int:
+    """A time span as the clock counts it; 0 for what is none."""
+    return int((usage({"": milliseconds}) or {"": 0})[""] * 1_000_000)
 
 
 def _as_number(value: Any) -> Any:
@@ -77,11 +77,12 @@ def merged_tags(known: list[str] | None, values: Any) -> list[str]:
     return list(dict.fromkeys([*(known or ()), *tags(values)]))[:_MAX_TAGS]
 
 
-def metadata(known: list[dict[str, Any]] | None, *values: Any) -> list[dict[str, Any]] | None:
-    """What is known and an object for each value that says something: what is no object is put under ``value``."""
-    found = [snapshot(value)[0] for value in values if value is not None]
-    objects = [data if type(data) is dict else {"value": data} for data in found if data != {}]
-    return [*(known or ()), *objects] or known
+def merged_metadata(parts: list[Any]) -> dict[str, Any] | None:
+    """One object of several, name by name; what is no object is put under ``value``."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        merged.update(part if type(part) is dict else {"value": part})
+    return merged or None
 
 
 def shed(body: Any, size: int) -> Any:

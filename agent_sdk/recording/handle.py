@@ -40,7 +40,7 @@ class Handle:
     _error: dict[str, str] | None = None
     _input: Any = None
     _input_size = 0
-    _metadata: list[dict[str, Any]] | None = None
+    _metadata: list[Any] | None = None
     _output: Any = None
     _output_size = 0
     _status = RUNNING
@@ -56,7 +56,8 @@ class Handle:
         """Record ``output`` (any object; a bounded snapshot is taken now)."""
         if self._recording and self._recorder.capture_output:
             self._output, self._output_size = snapshot(output, self._recorder.limits)
-            self._changed("output")
+            if self._ended:
+                self._submit_update(("output",))
         return self
 
     @guarded(itself)
@@ -64,7 +65,8 @@ class Handle:
         """Record ``input_data`` where it was not known at the start."""
         if self._recording and self._recorder.capture_input:
             self._input, self._input_size = snapshot(input_data, self._recorder.limits)
-            self._changed("input")
+            if self._ended:
+                self._submit_update(("input",))
         return self
 
     @guarded(itself)
@@ -73,7 +75,8 @@ class Handle:
         if self._recording:
             self._error = describe_error(error)
             self._status = fields.status(status)
-            self._changed("error")
+            if self._ended:
+                self._submit_update(("error",))
         return self
 
     @guarded(itself)
@@ -109,14 +112,18 @@ class Handle:
                 given["cost"] = cost
             # A new one each time: the writer may be reading the old one.
             self._usage = given if self._usage is None else {**self._usage, **given}
-            self._changed("usage")
+            if self._ended:
+                self._submit_update(("usage",))
         return self
 
     @guarded(itself)
     def set_metadata(self: Self, metadata: Mapping[str, Any] | None = None, **more: Any) -> Self:
         """Record values by name, from a mapping or as keywords; calls are merged name by name."""
         if self._recording:
-            self._metadata = fields.metadata(self._metadata, metadata, more or None)
+            given = [
+                snapshot(values, self._recorder.limits)[0] for values in (metadata, more or None) if values is not None
+            ]
+            self._metadata = [*(self._metadata or ()), *given]
             self._changed("metadata")
         return self
 
@@ -148,7 +155,8 @@ class Handle:
         if self._ended:
             return
         self._ended = True
-        self._leave()
+        if current.get() is self:
+            self._leave()
         if not self._recording:
             return
         recorder = self._recorder
@@ -234,8 +242,8 @@ class Handle:
         self.size = _SKELETON_SIZE
 
     def _changed(self, field: str) -> None:
-        """A field was set: after the end it needs a record of its own."""
-        if self._ended and self._recorder.pipeline is not None:
+        """An attribute was set: after the end it needs a record of its own."""
+        if self._ended:
             self._submit_update((field,))
 
     def _submit_update(self, names: tuple[str, ...]) -> None:
@@ -253,6 +261,11 @@ class Handle:
         return found
 
 
+def microseconds(nanoseconds: int) -> int:
+    """A time as the record format has it."""
+    return nanoseconds // 1000
+
+
 def _status_after(error: BaseException) -> str:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & _INTERRUPTING:
@@ -260,8 +273,8 @@ def _status_after(error: BaseException) -> str:
     return CANCELLED if names & _CANCELLING else FAILED
 
 
-def _merged(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    return parts[0] if len(parts) == 1 else {name: value for part in parts for name, value in part.items()}
-
-
-_PREPARED: dict[str, Callable[[Any], Any]] = {"metadata": _merged, "usage": fields.usage}
+_PREPARED: dict[str, Callable[[Any], Any]] = {
+    "first_token_at": microseconds,
+    "metadata": fields.merged_metadata,
+    "usage": fields.usage,
+}

@@ -20,8 +20,8 @@ def new_run_id() -> str:
     milliseconds = time.time_ns() // 1_000_000 & 0xFFFFFFFFFFFF
     bits = _random.getrandbits(74)
     low = bits & 0x3FFFFFFFFFFFFFFF | 0x8000000000000000
-    text = f"{milliseconds:012x}7{bits >> 62:03x}{low:016x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+    head = f"{milliseconds >> 16:08x}-{milliseconds & 0xFFFF:04x}-7{bits >> 62:03x}"
+    return f"{head}-{low >> 48:04x}-{low & 0xFFFFFFFFFFFF:012x}"
 
 
 def new_step_id() -> int:

@@ -9,7 +9,7 @@ from agent_sdk.encoding import Limits, Redactor, encode_line
 from agent_sdk.recording.clock import Clock
 
 #: Runs and steps beyond this number may be open, but are no longer reported as open while they are.
-_MAX_OPEN = 20_000
+MAX_OPEN = 20_000
 
 
 class Recorder:
@@ -36,17 +36,15 @@ class Recorder:
         self.clock = clock
         self.capture_input = capture_input
         self.capture_output = capture_output
-        self.flush_interval = int(flush_interval * 1_000_000)
+        self.flush_interval = int(flush_interval * 1_000_000_000)
         #: Open runs and steps by their ids; a handle is in it from its start to its end.
         self.open: dict[Any, Any] = {}
 
-    def begin(self, key: Any, handle: Any) -> None:
-        """A run or step is open."""
-        self.open[key] = handle
-        if len(self.open) > _MAX_OPEN:
-            forgotten = self.open.pop(next(iter(self.open)), None)
-            if forgotten is not None:
-                forgotten._before = None  # or runs that are begun and never ended would keep each other for ever
+    def forget_oldest(self) -> None:
+        """Make room among what is open."""
+        forgotten = self.open.pop(next(iter(self.open)), None)
+        if forgotten is not None:
+            forgotten._before = None  # or runs that are begun and never ended would keep each other for ever
 
     # -- the pipeline's questions --------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ from typing import Any
 from agent_sdk.encoding import encode_line
 from agent_sdk.recording import fields
 from agent_sdk.recording.guard import guarded, itself
-from agent_sdk.recording.handle import Handle, Self
+from agent_sdk.recording.handle import Handle, Self, microseconds
 from agent_sdk.recording.ids import as_run_id, new_run_id
-from agent_sdk.recording.recorder import Recorder, Update
+from agent_sdk.recording.recorder import MAX_OPEN, Recorder, Update
 from agent_sdk.recording.step import Step, new_step
 from agent_sdk.wire.records import RUN_END, RUN_START, RUN_UPDATE
 from agent_sdk.wire.version import __version__
@@ -44,7 +44,9 @@ class Run(Handle):
     def start(self) -> None:
         """Record that the run has begun."""
         if self._recording and self._recorder.pipeline is not None:
-            self._recorder.begin(self.id, self)
+            self._recorder.open[self._key] = self
+            if len(self._recorder.open) > MAX_OPEN:
+                self._recorder.forget_oldest()
             self._recorder.pipeline.submit(Update(self._recorder, self._start, 512 + self._input_size))
 
     @property
@@ -95,7 +97,7 @@ class Run(Handle):
         record = self._head(RUN_END, self._ended_at)
         record["id"] = record_id
         if self._agent_name is not None:
-            record["started_at"] = self._started_at
+            record["started_at"] = microseconds(self._started_at)
         record["status"] = self._status
         record.update(self._fields(("agent_name", "output", "error", "usage", *_ATTRIBUTES)))
         return encode_line(record, self._recorder.limits)
@@ -125,7 +127,7 @@ class Run(Handle):
         return self._anchor + self._recorder.clock.ticks()
 
     def _head(self, record_type: str, time: int) -> dict[str, Any]:
-        return {"type": record_type, "time": time, "run_id": self.id}
+        return {"type": record_type, "time": microseconds(time), "run_id": self.id}
 
     def _start(self) -> dict[str, Any]:
         head = self._head(RUN_START, self._started_at)

@@ -7,9 +7,9 @@ from typing import Any
 from agent_sdk.encoding import encode_line, snapshot
 from agent_sdk.recording import fields
 from agent_sdk.recording.guard import guarded, itself, note
-from agent_sdk.recording.handle import Handle, Self
+from agent_sdk.recording.handle import Handle, Self, microseconds
 from agent_sdk.recording.ids import new_step_id
-from agent_sdk.recording.recorder import Update
+from agent_sdk.recording.recorder import MAX_OPEN, Update
 from agent_sdk.wire.records import STEP_END, STEP_START, STEP_UPDATE
 
 
@@ -17,8 +17,6 @@ class Step(Handle):
     """A step that is open until its block is left or ``end`` is called; also the record of its own end."""
 
     _announced = False
-    #: The run exists only because of this step and ends with it.
-    _owns_run = False
     _first_token_at: int | None = None
     _model: str | None = None
 
@@ -28,16 +26,18 @@ class Step(Handle):
         self._parent: int = 0 if parent is run else parent._key
         self._key = new_step_id()
         self._name = name if type(name) is str and len(name) < 1024 else fields.label(name)
-        self._step_type = step_type
+        self._step_type = step_type if type(step_type) is str and 0 < len(step_type) <= 64 else _step_type(step_type)
         if not parent._recording:
             self._recording = False
             return
         if input_data is not None and recorder.capture_input:
             self._input, self._input_size = snapshot(input_data, recorder.limits)
         if metadata is not None:
-            self._metadata = fields.metadata(None, metadata)
+            self._metadata = [snapshot(metadata, recorder.limits)[0]]
         self._started_at = run._anchor + recorder.clock.ticks()
-        recorder.begin(self._key, self)
+        recorder.open[self._key] = self
+        if len(recorder.open) > MAX_OPEN:
+            recorder.forget_oldest()
 
     @property
     def id(self) -> str:
@@ -79,13 +79,6 @@ class Step(Handle):
         """A step under this one, wherever the calling code is: for callbacks and threads. Use it with ``with``."""
         return new_step(self, name, step_type, input_data, meta_data)
 
-    def _finish(self) -> None:
-        Handle._finish(self)
-        if self._owns_run:
-            self._owns_run = False
-            self.run._status = self._status
-            self.run._finish()
-
     def __str__(self) -> str:
         return self.id
 
@@ -99,7 +92,7 @@ class Step(Handle):
         record = self._head(STEP_END, self._ended_at)
         record["id"] = record_id
         self._identify(record)
-        record["started_at"] = self._started_at
+        record["started_at"] = microseconds(self._started_at)
         record["status"] = self._status
         record.update(self._fields(_ANNOUNCED_END_FIELDS if self._announced else _END_FIELDS))
         return encode_line(record, self._recorder.limits)
@@ -124,7 +117,7 @@ class Step(Handle):
             self._recorder.pipeline.submit(Update(self._recorder, lambda: known, size))
 
     def _head(self, record_type: str, time: int) -> dict[str, Any]:
-        return {"type": record_type, "time": time, "run_id": self.run.id, "step_id": f"{self._key:016x}"}
+        return {"type": record_type, "time": microseconds(time), "run_id": self.run.id, "step_id": f"{self._key:016x}"}
 
     def _identify(self, record: dict[str, Any]) -> None:
         if self._parent:
@@ -133,20 +126,37 @@ class Step(Handle):
         record["step_type"] = self._step_type
 
 
+class LoneStep(Step):
+    """A step whose run exists only because of it, and ends with it."""
+
+    def _finish(self) -> None:
+        Handle._finish(self)
+        if not self.run._ended:
+            self.run._status = self._status
+            self.run._finish()
+
+
 _START_FIELDS = ("input", "model", "tags", "metadata", "first_token_at")
 _ANNOUNCED_END_FIELDS = ("output", "error", "model", "usage", "first_token_at", "tags", "metadata")
 _END_FIELDS = ("input", *_ANNOUNCED_END_FIELDS)
 
 
-def new_step(parent: Handle, name: Any, step_type: Any = "other", input_data: Any = None, metadata: Any = None) -> Step:
+def new_step(
+    parent: Handle,
+    name: Any,
+    step_type: Any = "other",
+    input_data: Any = None,
+    metadata: Any = None,
+    kind: type[Step] = Step,
+) -> Step:
     """A step under ``parent``; never raises."""
     try:
-        return Step(parent, name, _step_type(step_type), input_data, metadata)
+        return kind(parent, name, step_type, input_data, metadata)
     except Exception as error:
         note("step", error)
-        return Step(parent, "step", "other")
+        return kind(parent, "step", "other")
 
 
 def _step_type(value: Any) -> str:
     value = getattr(value, "value", value)  # an enumeration's member stands for its value
-    return value if type(value) is str and 0 < len(value) <= 64 else fields.label(value)[:64] or "other"
+    return fields.label(value)[:64] or "other"

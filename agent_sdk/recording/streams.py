@@ -159,6 +159,7 @@ def recorded_generator(begin: Callable[[], Handle], generator: Generator[Any, An
             stream.produced(item, capture)
             # What is thrown in must reach the inner generator outside of our `except`, or it would become its context.
             thrown: BaseException | None = None
+            sent = None
             try:
                 sent = yield item
             except GeneratorExit as error:
@@ -209,6 +210,7 @@ def recorded_async_generator(begin: Callable[[], Handle], generator: AsyncGenera
             stream.leave()
             stream.produced(item, capture)
             thrown: BaseException | None = None
+            sent = None
             try:
                 sent = yield item
             except GeneratorExit as error:

@@ -18,7 +18,7 @@ from agent_sdk.recording.handle import Handle
 from agent_sdk.recording.ids import as_run_id
 from agent_sdk.recording.recorder import Recorder
 from agent_sdk.recording.run import Run
-from agent_sdk.recording.step import Step, new_step
+from agent_sdk.recording.step import LoneStep, Step, new_step
 
 if TYPE_CHECKING:
     from typing_extensions import ParamSpec
@@ -135,7 +135,8 @@ class RunTracker:
         run._user_id = fields.optional_label(user_id)
         run._parent_run_id = as_run_id(parent_run_id) if parent_run_id is not None else around and around.run.id
         run._tags = None if tags is None else fields.tags(tags)
-        run._metadata = fields.metadata(None, meta_data, metadata)
+        if meta_data is not None or metadata is not None:
+            run.set_metadata(meta_data).set_metadata(metadata)
         if input_data is not None and self._recorder.capture_input:
             run._input, run._input_size = snapshot(input_data, self._recorder.limits)
         run.start()
@@ -177,7 +178,7 @@ class RunTracker:
         """Record a step that is already over; ``latency_ms`` says how long it took."""
         with self.track_step_context(name, step_type, input_data, meta_data, run_id, parent=parent) as step:
             if latency_ms is not None and step._recording:
-                step._started_at -= fields.microseconds(latency_ms)
+                step._started_at -= fields.nanoseconds(latency_ms)
             if tokens_used is not None:
                 step.set_usage(total_tokens=tokens_used)
             if usage is not None:
@@ -214,7 +215,7 @@ class RunTracker:
                 node = parent if isinstance(parent, Handle) else self._run_for(run_id) or self._node()
             if node is None:
                 return self._run_of_one_step(name, step_type, input_data, meta_data)
-            return new_step(node, name, step_type, input_data, meta_data)
+            return Step(node, name, step_type, input_data, meta_data)
         except Exception as error:
             note("track_step_context", error)
             return new_step(self._idle_run(), name)
@@ -344,9 +345,7 @@ class RunTracker:
         return Run(self._recorder, self._is_recording(), None, text)
 
     def _run_of_one_step(self, name: Any, step_type: Any, input_data: Any, meta_data: Any) -> Step:
-        step = new_step(self.track_run(name), name, step_type, input_data, meta_data)
-        step._owns_run = True
-        return step
+        return new_step(self.track_run(name), name, step_type, input_data, meta_data, LoneStep)
 
     def _idle_run(self) -> Run:
         return Run(self._recorder, False, "agent")

@@ -27,7 +27,9 @@ def tracker(recorded):
 
 def names_by_parent(recorded):
     run = recorded.run
-    return {step.name: run.steps[step.parent_step_id].name if step.parent_step_id else None for step in run.steps.values()}
+    return {
+        step.name: run.steps[step.parent_step_id].name if step.parent_step_id else None for step in run.steps.values()
+    }
 
 
 def test_gather_and_create_task_inherit_the_step_that_started_them(recorded, tracker):

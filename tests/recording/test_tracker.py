@@ -112,7 +112,8 @@ class TestRuns:
         assert "agent_name" not in end
 
     @pytest.mark.parametrize(
-        ("given", "recorded_as"), [("success", "completed"), ("error", "failed"), ("CANCELED", "cancelled"), (7, "completed")]
+        ("given", "recorded_as"),
+        [("success", "completed"), ("error", "failed"), ("CANCELED", "cancelled"), (7, "completed")],
     )
     def test_foreign_statuses_become_ours(self, given, recorded_as):
         with recording() as recorded:
@@ -129,7 +130,9 @@ class TestSteps:
     def test_a_step_records_all_that_was_set_on_it(self, recorded, tracker):
         with tracker.track_run("a"), tracker.track_step_context("s", "llm_call", {"p": 1}, {"m": 1}) as step:
             step.set_output({"r": 2}).set_model("m-1").add_tags("t").set_metadata(n=2)
-            step.set_usage(input_tokens=5, output_tokens=2, cached_tokens=3, reasoning_tokens=1, cost=0.5, audio_tokens=9)
+            step.set_usage(
+                input_tokens=5, output_tokens=2, cached_tokens=3, reasoning_tokens=1, cost=0.5, audio_tokens=9
+            )
             step.first_token()
         fields = recorded.step("s").fields
         assert fields["input"] == {"p": 1}
@@ -214,21 +217,21 @@ class TestSteps:
 
     def test_times_never_go_backwards_when_the_clock_is_set(self):
         class Jumping:
-            wall = 5_000_000_000
+            wall = 5_000_000_000_000
             mono = 0
 
             def anchor(self):
                 return self.wall - self.ticks()
 
             def ticks(self):
-                self.mono += 10
+                self.mono += 10_000
                 return self.mono
 
         clock = Jumping()
         with recording(clock=clock) as recorded:
             with recorded.tracker.track_run("a") as run:
                 with run.child("1"):
-                    clock.wall -= 3_600_000_000
+                    clock.wall -= 3_600_000_000_000
                 with run.child("2"):
                     pass
             times = [step.fields["started_at"] for step in recorded.run.tree()]

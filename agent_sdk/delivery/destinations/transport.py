@@ -24,7 +24,7 @@ import requests.adapters
 import requests.utils
 import urllib3.exceptions as urllib3_errors
 
-from agent_sdk.delivery.destinations.failures import NoAnswer, Progress, explain
+from agent_sdk.delivery.destinations.failures import Progress, explain
 
 if TYPE_CHECKING:
     from urllib3.connection import HTTPSConnection as _Connection
