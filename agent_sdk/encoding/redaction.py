@@ -39,7 +39,7 @@ SECRET_KEYS = (
 _ASSIGNMENT = (
     r"(?i)((?:password|passwd|passphrase|pwd|secret|api[_ -]?key|access[_-]?key|private[_-]?key|secret[_-]?key|"
     r"signing[_-]?key|encryption[_-]?key|agentscope[_-]?key|token|authorization|cookie|credentials?)"
-    r"\\?[\"']?\s*[=:]\s*\\?[\"']?)(?!\[redacted\])([^\s\"'\\&,;{}\[\]]{3,})"
+    r"\\{0,16}[\"']?\s*[=:]\s*\\{0,16}[\"']?)(?!\[redacted\])([^\s\"'\\&,;{}\[\]]{3,})"
 )
 
 #: What a secret looks like wherever it stands, with what is left of it. Each takes linear time on any text.
