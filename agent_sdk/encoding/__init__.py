@@ -7,10 +7,11 @@ from agent_sdk.encoding.json_codec import dumps, loads
 from agent_sdk.encoding.limits import DEFAULT_LIMITS, Limits
 from agent_sdk.encoding.lines import encode_line
 from agent_sdk.encoding.redaction import Redactor
-from agent_sdk.encoding.snapshot import snapshot
+from agent_sdk.encoding.snapshot import NODE_SIZE, snapshot
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "NODE_SIZE",
     "Limits",
     "Redactor",
     "describe_error",

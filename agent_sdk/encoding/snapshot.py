@@ -22,7 +22,7 @@ _CHECK_CLOCK_EVERY = 64
 _HEAD_OF_A_NUMBER = 50
 _CHILDREN = "$cut"
 #: What a value costs in memory beyond its characters.
-_NODE_SIZE = 64
+NODE_SIZE = 64
 
 
 def snapshot(value: Any, limits: Limits = DEFAULT_LIMITS) -> tuple[Any, int]:
@@ -33,12 +33,12 @@ def snapshot(value: Any, limits: Limits = DEFAULT_LIMITS) -> tuple[Any, int]:
     """
     kind = type(value)
     if kind is str and len(value) <= limits.small_characters:
-        return value, _NODE_SIZE + len(value)
+        return value, NODE_SIZE + len(value)
     try:
         if kind is dict or kind is list:
             return _copied(value, limits.small_characters)
-        if value is None or kind is bool:
-            return value, _NODE_SIZE
+        if _is_plain(value, kind):
+            return value, NODE_SIZE
     except Exception:
         pass
     return walked(value, limits)
@@ -69,20 +69,26 @@ def _copied(value: Any, most_characters: int) -> tuple[Any, int]:
             if kind is str:
                 characters += len(item)
             elif item is None or kind is bool or (kind is int and -_INT64 <= item < _INT64):
-                pass
+                pass  # before the call, because they are most of what there is
             elif kind is dict or kind is list:
                 nodes += len(item)
                 if nodes > _SMALL_NODES or depth >= _SMALL_DEPTH:
                     raise _NotSmallAndPlain
                 copy[key] = item.copy()
                 pending.append((copy[key], depth + 1))
-            elif not (kind is float and item - item == 0.0):  # NaN and infinity are not
+            elif not _is_plain(item, kind):
                 raise _NotSmallAndPlain
         if characters > most_characters:
             raise _NotSmallAndPlain
         if not pending:
-            return whole, characters + _NODE_SIZE * (1 + nodes)
+            return whole, characters + NODE_SIZE * (1 + nodes)
         copy, depth = pending.pop()
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    if kind is int:
+        return -_INT64 <= value < _INT64
+    return value is None or kind is bool or (kind is float and value - value == 0.0)  # neither NaN nor infinite
 
 
 def walked(value: Any, limits: Limits, shrink: int = 1) -> tuple[Any, int]:
@@ -91,7 +97,7 @@ def walked(value: Any, limits: Limits, shrink: int = 1) -> tuple[Any, int]:
     try:
         return walk.run(value), walk.size
     except Exception:  # no memory, or no stack
-        return marker("unreadable", value), _NODE_SIZE
+        return marker("unreadable", value), NODE_SIZE
 
 
 def marker(reason: str, value: Any) -> dict[str, Any]:
@@ -120,7 +126,7 @@ class _Walk:
     @property
     def size(self) -> int:
         """About how much memory the result takes."""
-        return _NODE_SIZE * (self._all_nodes - self._nodes) + max(0, self._all_bytes - self._bytes)
+        return NODE_SIZE * (self._all_nodes - self._nodes) + max(0, self._all_bytes - self._bytes)
 
     def run(self, value: Any) -> Any:
         """The whole result."""

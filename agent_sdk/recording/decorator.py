@@ -30,13 +30,12 @@ def tracked(
     ignore: Collection[str],
 ) -> Any:
     """``function`` with its calls recorded through ``begin``. Raises ``TypeError`` for what cannot be called."""
-    # 15 ms of CPU, which only users of the decorator pay. pyright does not see through wrapt's choice of C or Python.
-    from wrapt import FunctionWrapper  # pyright: ignore[reportAttributeAccessIssue]
+    from agent_sdk.recording.wrapper import Tracked
 
     if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
         raise TypeError(f"@track needs a function, not {type(function).__name__}")
     call = _Call(_plain_function(function), begin, name, step_type, capture_input, capture_output, frozenset(ignore))
-    return FunctionWrapper(function, call)
+    return Tracked(function, call)
 
 
 def _plain_function(function: Any) -> Any:

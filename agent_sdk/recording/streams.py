@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import Any, AsyncGenerator, Callable, Coroutine, Generator
 
-from agent_sdk.encoding import snapshot
+from agent_sdk.encoding import NODE_SIZE, snapshot
 from agent_sdk.recording.context import current
 from agent_sdk.recording.guard import note
 from agent_sdk.recording.handle import Handle
 
 _MAX_ITEMS = 1_000
-_MAX_CHARACTERS = 65_536
+_MAX_CHARACTERS = 65_000  # leaves room for the marker in one text
 
 
 class Joined:
@@ -40,7 +40,7 @@ class Joined:
         else:
             data, size = snapshot(item)
             self._only_text = False
-            self._characters += size
+            self._characters += size - NODE_SIZE
             self._items.append(data)
         if self._only_text and len(self._items) == _MAX_ITEMS:
             self._items = ["".join(self._items)]
@@ -115,14 +115,28 @@ class _Stream:
         self.end(GeneratorExit())
 
 
+class _Held:
+    """Closes a coroutine that is never awaited, so that Python complains of ours alone, and only if nobody closed it."""
+
+    __slots__ = ("coroutine",)
+
+    def __init__(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        self.coroutine = coroutine
+
+    def __del__(self) -> None:
+        self.coroutine.close()
+
+
 def recorded_coroutine(begin: Callable[[], Handle], coroutine: Coroutine[Any, Any, Any], capture: bool) -> Any:
     """``coroutine``, recorded from the moment that it is first awaited."""
+
+    held = _Held(coroutine)
 
     async def recorded() -> Any:
         stream = _Stream(begin)
         stream.enter()
         try:
-            result = await coroutine
+            result = await held.coroutine
         except BaseException as error:
             stream.leave()
             stream.end(error)

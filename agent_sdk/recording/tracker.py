@@ -264,6 +264,7 @@ class RunTracker:
 
         return decorate if function is None else decorate(function)
 
+    @guarded(lambda tracker, *_: tracker._idle_run())
     def begin_call(self, name: str, step_type: str, input_data: Any) -> Handle:
         """The handle of a decorated function's call: for ``@track`` and for integrations."""
         node = self._node()
