@@ -1,4 +1,4 @@
-"""What every test may rely on: a home of its own, no settings from outside, and nothing said before."""
+"""What every test may rely on: a home of its own, no settings from outside, nothing said before, no run around it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import pytest
 
 from agent_sdk.delivery import log
+from agent_sdk.recording.context import current
 
 
 @pytest.fixture(autouse=True)
@@ -15,3 +16,4 @@ def own_home(tmp_path, monkeypatch):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AGENT_SDK_HOME", str(tmp_path / "home"))
     log.forget()
+    current.set(None)

@@ -55,6 +55,12 @@ class Buffer:
         self.tally[0] = next(self._accepted)
         self._bytes += size
 
+    def put(self, record: Any) -> None:
+        """Take a record of delivery itself, rare and small, however short the room is."""
+        self._records.append(record)
+        self.tally[0] = next(self._accepted)
+        self._bytes += record.size
+
     def drain(self) -> list[Any]:
         """Everything that waits now, oldest first. Called by one thread at a time."""
         records = self._records

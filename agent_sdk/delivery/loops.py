@@ -86,7 +86,7 @@ class WriterLoop:
         if now >= self._next_heartbeat:
             self._next_heartbeat = now + self._delivery.heartbeat_interval
             for note in self._heartbeats():
-                self._buffer.append(note)
+                self._buffer.put(note)
         self.report_losses()
 
     def _heartbeats(self) -> Iterator[Note]:
@@ -99,7 +99,7 @@ class WriterLoop:
         """Tell the destination what was dropped since the last time."""
         self.count_refusals()
         for reason, count in self._ledger.take_unreported().items():
-            self._buffer.append(loss(reason, count))
+            self._buffer.put(loss(reason, count))
 
     def count_refusals(self) -> None:
         """Bring into the ledger what found no room in the buffer."""
@@ -123,7 +123,7 @@ class SenderLoop:
         self.eager_until = 0.0
         self.deadline = float("inf")
         self.adopt: Callable[[], list[Queue]] = list
-        #: Set once nobody uses the pipeline any more: called by the thread as its last act.
+        #: Set once nobody uses the pipeline any more: what the thread does last.
         self.retire: Callable[[], None] | None = None
         self._listeners: list[Signal] = []
         self._sender = sender
@@ -156,12 +156,9 @@ class SenderLoop:
             self.signal.set()
 
     def _run(self) -> None:
-        while not self.stopping:
+        while not self.stopping and self.retire is None:
             try:
-                wait = self.turn(time.monotonic())
-                if self.retire is not None and (self.idle or self._sender.trouble):
-                    break
-                self.signal.wait(wait)
+                self.signal.wait(self.turn(time.monotonic()))
             except Exception as error:
                 say("sender", f"the sender has failed and goes on: {type(error).__name__}: {error}")
                 self.signal.wait(_PAUSE_AFTER_FAILURE)

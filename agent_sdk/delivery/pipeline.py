@@ -23,6 +23,7 @@ from agent_sdk.delivery.memory_journal import MemoryJournal
 from agent_sdk.delivery.sender import Queue, Sender
 from agent_sdk.delivery.settings import MEMORY, STRICT, Delivery
 from agent_sdk.delivery.tally import Tally
+from agent_sdk.delivery.threads import new_lock
 from agent_sdk.delivery.writer import Writer
 
 _SEGMENT_BYTES = 4 * 1024 * 1024
@@ -37,8 +38,9 @@ class Pipeline:
     def __init__(self, delivery: Delivery, destination: Destination | None = None) -> None:
         self.delivery = delivery
         self.users = 0
-        #: Set by the registry.
+        #: Set by the registry: the first record is there; the last user has gone; all threads and files are closed.
         self.on_start: Callable[[], None] = _nothing
+        self.on_release: Callable[[Pipeline], None] = _nothing
         self.on_end: Callable[[Pipeline], None] = _nothing
         self._given_destination = destination
         self._strict = delivery.durability == STRICT
@@ -49,6 +51,7 @@ class Pipeline:
         delivery = self.delivery
         self.stream = os.urandom(8).hex()
         self._closed = False
+        self._ending = new_lock()
         self._left_behind = 0
         self._started = False
         self._tally: Tally | None = None
@@ -188,7 +191,7 @@ class Pipeline:
         self.users -= 1
         if self.users > 0:
             return self.flush(self.delivery.exit_timeout if timeout is None else timeout)
-        self.on_end(self)
+        self.on_release(self)
         return self.end(timeout)
 
     def end(self, timeout: float | None = None) -> FlushResult:
@@ -196,9 +199,15 @@ class Pipeline:
 
         What cannot be delivered stays in the journal for the next process. Records that come later go there, too.
         """
-        deadline = time.monotonic() + (self.delivery.exit_timeout if timeout is None else timeout)
-        self.flush(deadline - time.monotonic())
-        self._shut(deadline)
+        timeout = self.delivery.exit_timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
+        if self._ending.acquire(True, timeout):  # the process may end while a released pipeline ends by itself
+            try:
+                self.flush(deadline - time.monotonic())
+                self._shut(deadline)
+            finally:
+                self._ending.release()
+        self.on_end(self)
         return self.stats()
 
     def release(self) -> None:
@@ -206,15 +215,12 @@ class Pipeline:
         self.users -= 1
         if self.users > 0:
             return
-        self.on_end(self)
-        if self._started:
-            self._sending.retire = self._retire
-            self._writing.signal.set()
+        self.on_release(self)
+        if self._sending.running:
+            self._sending.retire = self.end  # type: ignore[assignment]
             self._sending.signal.set()
-
-    def _retire(self) -> None:
-        if self.users <= 0 and not self._closed:
-            self._shut(time.monotonic())
+        elif not self._started:
+            self.on_end(self)
 
     def _shut(self, deadline: float) -> None:
         self._closed = True

@@ -15,6 +15,8 @@ from agent_sdk.delivery.pipeline import Pipeline
 from agent_sdk.delivery.settings import Delivery, home_directory
 
 _pipelines: dict[Any, Pipeline] = {}
+#: Pipelines without users that are not done yet.
+_ending: list[Pipeline] = []
 #: Reentrant, because a tracker may be garbage-collected while this thread is in here.
 _lock = threading.RLock()
 _child_watched = False
@@ -34,20 +36,28 @@ def open_pipeline(delivery: Delivery, destination: Destination | None = None) ->
         if pipeline is None:
             pipeline = _pipelines[key] = Pipeline(delivery, destination)
             pipeline.on_start = _watch_end_of_child_process
+            pipeline.on_release = _release
             pipeline.on_end = _forget
         pipeline.users += 1
         return pipeline
 
 
-def _forget(pipeline: Pipeline) -> None:
+def _release(pipeline: Pipeline) -> None:
     with _lock:
         for key in [key for key, value in _pipelines.items() if value is pipeline]:
             del _pipelines[key]
+            _ending.append(pipeline)
+
+
+def _forget(pipeline: Pipeline) -> None:
+    with _lock:
+        if pipeline in _ending:
+            _ending.remove(pipeline)
 
 
 def close_all() -> None:
     """The end of the process: deliver or journal everything, all pipelines together within one deadline."""
-    pipelines = list(_pipelines.values())
+    pipelines = [*_pipelines.values(), *_ending]
     deadline = time.monotonic() + max((p.delivery.exit_timeout for p in pipelines), default=0.0)
     for pipeline in pipelines:
         pipeline.hurry(deadline)
@@ -60,7 +70,9 @@ def _begin_in_child() -> None:
     _lock = threading.RLock()
     _child_watched = False
     log.forget()
-    for pipeline in list(_pipelines.values()):
+    pipelines = [*_pipelines.values(), *_ending]
+    _ending.clear()
+    for pipeline in pipelines:
         try:
             pipeline.begin_in_child()
         except Exception as error:  # raised here, it would be printed by the interpreter

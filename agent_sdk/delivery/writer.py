@@ -75,6 +75,7 @@ class Writer:
         self._number = 0
         self._lock = new_lock()
         self._owner = 0
+        self._may_prepare = True
         self._disk_refused_until = 0.0
         #: Records that a commit holds in its hands.
         self.in_hand = 0
@@ -83,10 +84,12 @@ class Writer:
         self.journal: Journal | None = None
 
     def begin_stream(self, stream: str) -> None:
-        """Leave the journal behind; what comes next goes to a new one."""
-        self._stream = stream
-        self._number = 0
-        self.journal = None
+        """Leave the journal behind; what comes next goes to a new one, which is only made if something comes."""
+        with self._lock:
+            self._stream = stream
+            self._number = 0
+            self.journal = None
+            self._may_prepare = False
 
     def commit(self) -> int:
         """Write everything that waits; returns how many records that were. Never raises."""
@@ -171,7 +174,7 @@ class Writer:
     def prepare(self) -> None:
         """Open the journal before the first commit: a process that dies before it leaves at least its tally."""
         with self._lock:
-            if self.journal is None and self._open_journal is not None:
+            if self._may_prepare and self.journal is None and self._open_journal is not None:
                 try:
                     self.journal = self._open_journal()
                 except OSError:

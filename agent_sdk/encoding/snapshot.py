@@ -87,7 +87,7 @@ def _copied(value: Any, most_characters: int) -> tuple[Any, int]:
 
 def _is_plain(value: Any, kind: Any) -> bool:
     if kind is int:
-        return -_INT64 <= value < _INT64
+        return bool(-_INT64 <= value < _INT64)
     return value is None or kind is bool or (kind is float and value - value == 0.0)  # neither NaN nor infinite
 
 

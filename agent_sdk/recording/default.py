@@ -38,7 +38,8 @@ def flush(timeout: float = 5.0) -> FlushResult:
 
 
 def _begin(name: str, step_type: str, input_data: Any) -> Handle:
-    return get_tracker().begin_call(name, step_type, input_data)
+    handle: Handle = get_tracker().begin_call(name, step_type, input_data)
+    return handle
 
 
 @overload

@@ -14,7 +14,7 @@ def _named(module: str, qualified_name: str) -> Any:
     return functools.reduce(getattr, qualified_name.split("."), importlib.import_module(module))
 
 
-class BoundTracked(BoundFunctionWrapper):  # type: ignore[misc, unused-ignore]
+class BoundTracked(BoundFunctionWrapper):  # type: ignore[misc, type-arg, unused-ignore]
     """A method of an instance or a class. Copied and pickled as other methods are: by their object and name."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -29,7 +29,7 @@ class BoundTracked(BoundFunctionWrapper):  # type: ignore[misc, unused-ignore]
         return self
 
 
-class Tracked(FunctionWrapper):  # type: ignore[misc, unused-ignore]
+class Tracked(FunctionWrapper):  # type: ignore[misc, type-arg, unused-ignore]
     """A function, class or static method. Copied and pickled as functions are: by name, so that pools can run it."""
 
     __bound_function_wrapper__ = BoundTracked

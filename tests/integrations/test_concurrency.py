@@ -4,9 +4,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from agent_sdk.integrations import concurrency
 
 from agent_sdk import current_run, current_step
-from agent_sdk.integrations import concurrency
 from agent_sdk.testing import recording
 
 
@@ -18,13 +18,12 @@ def instrumented():
 
 
 def test_a_thread_keeps_the_run_and_step_of_who_started_it(instrumented):
-    with recording() as recorded, recorded.tracker.track_run("a") as run:
-        with run.child("outer") as outer:
-            found = []
-            thread = threading.Thread(target=lambda: found.append((current_run(), current_step())))
-            thread.start()
-            thread.join()
-            assert found == [(run, outer)]
+    with recording() as recorded, recorded.tracker.track_run("a") as run, run.child("outer") as outer:
+        found = []
+        thread = threading.Thread(target=lambda: found.append((current_run(), current_step())))
+        thread.start()
+        thread.join()
+        assert found == [(run, outer)]
 
 
 def test_a_subclass_of_thread_keeps_it_too(instrumented):

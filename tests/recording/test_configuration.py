@@ -82,7 +82,7 @@ class TestMistakes:
         assert "the default is used" in lines[0]
 
     def test_strict_raises_everything_at_once(self):
-        with pytest.raises(ConfigurationError, match="is no address.*; .*positive number"):
+        with pytest.raises(ConfigurationError, match=r"is no address.*; .*positive number"):
             agent_sdk.create_tracker(base_url="nowhere", flush_interval=0, strict=True)
 
     def test_hostile_arguments_are_survived(self):
@@ -178,7 +178,7 @@ class TestManners:
         for name, (_, default) in configuration._OPTIONS.items():
             if name in ("clock", "destination"):
                 continue
-            (row,) = [row for row in table.splitlines() if f"`{name}`" in row.split("|")[1]]
+            (row,) = [row for row in table.splitlines() if row and f"`{name}`" in row.split("|")[1]]
             position = [part.strip(" `") for part in row.split("|")[1].split(",")].index(name)
             shown = row.split("|")[2].strip()
             values = shown.split(", ") if "`," in row.split("|")[1] and shown != "yes" else [shown] * 2
