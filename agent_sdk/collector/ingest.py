@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from typing import Any, Iterable, NamedTuple
 
@@ -13,11 +14,15 @@ from agent_sdk.collector.bodies import BodyWriter
 from agent_sdk.collector.ranges import Ranges
 from agent_sdk.collector.validation import why_refused
 from agent_sdk.wire.fold import Folded, facts_of, version_of
-from agent_sdk.wire.records import HEARTBEAT, LOSS, SCORE
+from agent_sdk.wire.records import HEARTBEAT, LOSS, RUN_START, SCORE
 
 _IN_ONE_QUERY = 500
 _DEFAULT_HEARTBEAT_SECONDS = 10.0
-_FUTURE_ALLOWED = 60 * 1_000_000
+_LONGEST_HEARTBEAT_SECONDS = 366 * 86_400.0
+#: Counts above this are nonsense, and their sums must fit into the 64 bits of an SQLite integer.
+_MOST_LOST = 1 << 40
+#: Python's recursion ends somewhere above this, in reading and in writing JSON, and not at the same depth in each.
+_DEEPEST = 200
 
 
 class Answer(NamedTuple):
@@ -55,16 +60,36 @@ def _read(line: bytes, max_record_bytes: int) -> tuple[Any, str]:
     if len(line) > max_record_bytes:
         return None, f"larger than {max_record_bytes} bytes"
     try:
-        record = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+        record = _DECODER.decode(line.decode("utf-8"))
         if b"\\u" in line:
             json.dumps(record, ensure_ascii=False).encode("utf-8")  # half of a surrogate pair cannot be stored
     except (ValueError, RecursionError) as error:
         return None, f"not JSON: {str(error)[:100]}"
+    if line.count(b"[") + line.count(b"{") > _DEEPEST and _is_too_deep(record):
+        return record, f"nested deeper than {_DEEPEST} levels"
     return record, why_refused(record)
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _no_constant(text)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite)
+
+
+def _is_too_deep(value: Any) -> bool:
+    level = [value]
+    for _ in range(_DEEPEST + 1):
+        below = (child for part in level for child in (part.values() if type(part) is dict else part))
+        level = [child for child in below if type(child) in (dict, list)]
+        if not level:
+            return False
+    return True
 
 
 class Ingest:
@@ -86,7 +111,7 @@ class Ingest:
 
     def _take_one(self, batch: ParsedBatch) -> Answer:
         fresh = self._not_seen(batch)
-        about_runs = [record for record in fresh if "run_id" in record]
+        about_runs = [record for record in fresh if record["type"] not in (HEARTBEAT, LOSS)]
         keys = self._store_runs(batch.project_id, about_runs, _alive(fresh))
         self._store_steps(keys, [record for record in about_runs if record["type"].startswith("step.")])
         self._store_scores(keys, [record for record in fresh if record["type"] == SCORE])
@@ -162,14 +187,15 @@ class Ingest:
         started = min(record.get("started_at") or record["time"] for record in records)
         about_itself = [record for record in records if record["type"].startswith("run.")]
         values: dict[str, Any] = {"revision": self.revision}
-        if held is None or about_itself:
+        if held is None or about_itself or started < held["started_at"]:
             folded = Folded() if held is None else rows.folded_row(held, self._bodies)
             for record in about_itself:
                 folded.add(facts_of(record), version_of(record))
             stand_in = started if held is None else min(started, held["started_at"])
             values.update(rows.run_row(folded, stand_in, self._bodies))
-        if held is None or any(record["type"] == "run.start" for record in records):
-            values["stream"] = _stream_and_number(records[0])[0]
+        starts = [record for record in records if record["type"] == RUN_START]
+        if held is None or starts:
+            values["stream"] = _stream_and_number((starts or records)[0])[0]
         if alive is not None:
             seen_at = max(seen_at, min(alive[0], self._now))
             values["heartbeat_seconds"] = alive[1]
@@ -213,6 +239,7 @@ class Ingest:
             for record in about:
                 folded.add(facts_of(record), version_of(record))
             started = min(record.get("started_at") or record["time"] for record in about)
+            started = started if row is None else min(started, row["started_at"])
             values = rows.step_row(folded, started, self._bodies)
             values["revision"] = self.revision
             if row is None:
@@ -254,7 +281,7 @@ class Ingest:
                 "project_id": project_id,
                 "stream": _stream_and_number(record)[0],
                 "reason": record["reason"],
-                "records": record["records"],
+                "records": min(record["records"], _MOST_LOST),
                 "time": record["time"],
             }
             for record in records
@@ -273,6 +300,7 @@ def _alive(records: list[dict[str, Any]]) -> dict[str, tuple[int, float]]:
     signs: dict[str, tuple[int, float]] = {}
     for record in records:
         if record["type"] == HEARTBEAT:
+            seconds = float(min(record["interval"], _LONGEST_HEARTBEAT_SECONDS))
             for run_id in record["runs"]:
-                signs[run_id] = max(signs.get(run_id, (0, 0.0)), (record["time"], float(record["interval"])))
+                signs[run_id] = max(signs.get(run_id, (0, 0.0)), (record["time"], seconds))
     return signs

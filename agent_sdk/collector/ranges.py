@@ -15,7 +15,7 @@ class Ranges:
 
     def add(self, number: int) -> bool:
         """Add ``number``; false if it was there."""
-        at = bisect_right(self.pairs, [number, 1 << 63])
+        at = bisect_right(self.pairs, [number, 1 << 64])
         before = self.pairs[at - 1] if at else None
         after = self.pairs[at] if at < len(self.pairs) else None
         if before is not None and number <= before[1]:

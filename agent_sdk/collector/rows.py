@@ -16,6 +16,7 @@ from agent_sdk.wire.records import RUNNING
 
 _BODIES = ("input", "output", "error", "metadata")
 _JSON = ("tags", "usage", "source")
+_STEP_JSON = ("tags", "usage")
 _RUN_COLUMNS = (
     *("agent_name", "status", "started_at", "ended_at", "session_id", "user_id", "external_id", "parent_run_id"),
 )
@@ -24,6 +25,8 @@ _STEP_COLUMNS = (
 )
 #: Columns that are never empty: what stands in them while no record has told is no fact.
 _STAND_INS = ("started_at", "status", "agent_name", "name", "step_type")
+#: Counts and costs above this are nonsense, and sums of them must fit into the 64 bits of an SQLite integer.
+_MOST = 1 << 40
 _TOKEN_BUCKETS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 
 
@@ -48,8 +51,9 @@ def step_row(folded: Folded, time: int, bodies: BodyWriter) -> dict[str, Any]:
     row["name"] = row["name"] or ""
     row["step_type"] = row["step_type"] or "other"
     usage = folded.fields.get("usage") or {}
-    row["total_tokens"] = total_tokens(usage)
-    row["cost"] = usage.get("cost")
+    total, cost = total_tokens(usage), usage.get("cost")
+    row["total_tokens"] = None if total is None else min(total, _MOST)
+    row["cost"] = None if cost is None else min(cost, _MOST)
     return row
 
 
@@ -57,13 +61,13 @@ def _row(folded: Folded, time: int, bodies: BodyWriter, columns: tuple[str, ...]
     fields = folded.fields
     row: dict[str, Any] = {name: fields.get(name) for name in columns}
     row["status"] = row["status"] or RUNNING
-    row["started_at"] = row["started_at"] or time
+    row["started_at"] = time if row["started_at"] is None else row["started_at"]
     for name in _BODIES:
         row[name] = bodies.put(fields[name]) if name in fields else None
     error = fields.get("error") or {}
     row["error_type"], row["error_message"] = error.get("type"), _short(error.get("message"))
     row["tags"], row["usage"] = _dumped(fields.get("tags")), _dumped(fields.get("usage"))
-    known = {*columns, *_BODIES, *_JSON}
+    known = {*columns, *_BODIES, *(_JSON if columns is _RUN_COLUMNS else _STEP_JSON)}
     row["more"] = _dumped({name: value for name, value in fields.items() if name not in known} or None)
     row["versions"] = _packed(folded.versions)
     return row
@@ -90,7 +94,7 @@ def folded_row(row: Mapping[str, Any], bodies: BodyWriter) -> Folded:
 def _packed(versions: Mapping[str, Version]) -> str:
     counted = Counter(versions.values()).most_common(1)
     default = counted[0][0] if counted else (0, "")
-    others = {name: version for name, version in versions.items() if version != default}
+    others = {_escaped(name): version for name, version in versions.items() if version != default}
     absent = sorted(name for name in _STAND_INS if name not in versions)
     return json.dumps({"": default, **others, **({"-": absent} if absent else {})}, separators=(",", ":"))
 
@@ -100,8 +104,13 @@ def _unpacked(text: str, fields: Mapping[str, Any]) -> dict[str, Version]:
     default = tuple(packed.pop(""))
     absent = packed.pop("-", ())
     versions = {name: default for name in _versioned_names(fields) if name not in absent}
-    versions.update({name: tuple(version) for name, version in packed.items()})
+    versions.update({name.removeprefix("\\"): tuple(version) for name, version in packed.items()})
     return versions
+
+
+def _escaped(name: str) -> str:
+    """Names that would be taken for the default or for what is absent get a mark."""
+    return "\\" + name if name in ("", "-") or name.startswith("\\") else name
 
 
 def _versioned_names(fields: Mapping[str, Any]) -> list[str]:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import queue
 import threading
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from agent_sdk.collector import schema
 from agent_sdk.collector.ingest import Answer, Ingest, ParsedBatch
@@ -31,9 +32,11 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Made before SQLite opens it: the journals beside a database get its permissions.
+        self.path.touch(mode=0o600)
+        self.path.chmod(0o600)
         self._engine = _sqlite(self.path)
         schema.metadata.create_all(self._engine)
-        self.path.chmod(0o600)
         self._waiting: queue.Queue[tuple[ParsedBatch, Future[Answer]] | None] = queue.Queue(_MAX_WAITING)
         #: Grows with every commit: readers that saw this number have seen everything.
         self.revision = 0
@@ -44,9 +47,12 @@ class Store:
         """A connection for queries, to be used with ``with``."""
         return self._engine.connect()
 
-    def write(self) -> Any:
-        """A transaction outside of ingest, to be used with ``with``: for keys and projects."""
-        return self._engine.begin()
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction, to be used with ``with``. What it reads holds until it ends: others wait before they write."""
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
 
     def ingest(self, batch: ParsedBatch) -> Future[Answer]:
         """Queue a batch; the future has its answer once it is committed. Raises ``Overloaded``."""
@@ -76,7 +82,7 @@ class Store:
         if not group:
             return
         try:
-            with self._engine.begin() as connection:
+            with self.write() as connection:
                 ingest = Ingest(connection)
                 answers = ingest.take([batch for batch, _ in group])
         except Exception as error:
@@ -84,19 +90,21 @@ class Store:
             return
         self.revision = ingest.revision
         for (_, future), answer in zip(group, answers, strict=True):
-            future.set_result(answer)
+            if future.set_running_or_notify_cancel():  # whoever waited may have gone away
+                future.set_result(answer)
 
     def _fail(self, group: list[tuple[ParsedBatch, Future[Answer]]], error: Exception) -> None:
         """One bad batch must not fail its neighbours: try each alone."""
         if len(group) == 1:
-            group[0][1].set_exception(error)
+            if group[0][1].set_running_or_notify_cancel():
+                group[0][1].set_exception(error)
             return
         for item in group:
             self._commit([item])
 
 
 def _sqlite(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args={"timeout": 30})
 
     @event.listens_for(engine, "connect")
     def configure(connection: Any, _: Any) -> None:

@@ -63,6 +63,20 @@ def close_all() -> None:
         pipeline.hurry(deadline)
     for pipeline in pipelines:
         pipeline.end(max(0.0, deadline - time.monotonic()))
+    if getattr(sys, "last_type", None) is KeyboardInterrupt:
+        _be_interrupted_again()
+
+
+def _be_interrupted_again() -> None:
+    """Python remembers that an interrupt ends the program, and forgets it when any source text is executed.
+
+    Modules that are imported for the last delivery do that (each named tuple is made of a text), and the exit code
+    would be 1 instead of that of a signal. So the memory is renewed.
+    """
+    try:
+        exec("raise KeyboardInterrupt")
+    except KeyboardInterrupt:
+        pass
 
 
 def _begin_in_child() -> None:

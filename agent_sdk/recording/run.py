@@ -134,6 +134,11 @@ class Run(Handle):
         return {**head, **self._fields(("agent_name", "input", *_ATTRIBUTES)), "source": _source()}
 
 
+def _host() -> str:
+    # `socket.gethostname` would cost the import of `socket`.
+    return os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+
+
 _source_of_pid: tuple[int, dict[str, Any]] = (0, {})
 
 
@@ -142,9 +147,7 @@ def _source() -> dict[str, Any]:
     global _source_of_pid
     pid = os.getpid()
     if _source_of_pid[0] != pid:
-        import socket
-
         python = ".".join(map(str, sys.version_info[:3]))
-        known = {"sdk": f"agent-sdk/{__version__}", "python": python, "host": socket.gethostname(), "pid": pid}
+        known = {"sdk": f"agent-sdk/{__version__}", "python": python, "host": _host(), "pid": pid}
         _source_of_pid = (pid, known)
     return _source_of_pid[1]

@@ -329,7 +329,7 @@ class TestBounds:
         assert isinstance(data, list)
 
     def test_number_of_values(self):
-        found = of(list(range(100_000)))
+        found = of(list(range(100_000)), max_seconds=60.0)
         assert found[-1] == {"$cut": "nodes"}
         assert found[:-1] == list(range(DEFAULT_LIMITS.max_nodes - 1))
 
