@@ -141,6 +141,9 @@ class _Parameters:
         """Positional arguments by name; ``self`` or ``cls``, which is not among them where ``bound``, is left out."""
         names = self._names[1:] if bound else self._names
         named = dict(zip(names, args))
+        if names[:1] in (("self",), ("cls",)):
+            # Python 3.8 and 3.13 do not bind what is under `@classmethod`; they pass the class as an argument.
+            named.pop(names[0], None)
         if len(args) > len(names):
             named[self._rest] = list(args[len(names) :])
         return named

@@ -38,6 +38,8 @@ def run(tmp_path):
     def run(body, *options, timeout=60):
         start = time.monotonic()
         target = tmp_path / "records.ndjson"
+        # Python 3.12 and later warn of each fork of a process that has threads.
+        options = ("-W", "ignore:This process:DeprecationWarning", *options)
         command = [sys.executable, *options, "-c", HEAD + body, str(target), str(tmp_path / "home")]
         process = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
         return Ran(process, time.monotonic() - start, target)
