@@ -27,7 +27,7 @@ def note(where: str, error: BaseException) -> None:
         pass  # not even the message can be had: it is counted
 
 
-def guarded(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def guarded(instead: Callable[..., Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Make a function never raise: where it would, the answer is ``instead()`` of the same first argument.
 
     A call with arguments that the function does not know is made again without them.
@@ -39,7 +39,8 @@ def guarded(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P,
                 return function(*args, **kwargs)
             except Exception as error:
                 note(function.__name__, error)
-                return _again(function, instead, args, kwargs)
+                answer: T = _again(function, instead, args, kwargs)
+                return answer
 
         for name in ("__module__", "__name__", "__qualname__", "__doc__", "__annotations__"):
             setattr(call, name, getattr(function, name))
@@ -49,13 +50,12 @@ def guarded(instead: Callable[..., T]) -> Callable[[Callable[P, T]], Callable[P,
     return decorate
 
 
-def _again(function: Any, instead: Callable[..., T], args: Any, kwargs: Any) -> T:
+def _again(function: Any, instead: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     code = function.__code__
     known = set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     try:
         if len(args) > code.co_argcount or not known.issuperset(kwargs):
-            kept: T = function(*args[: code.co_argcount], **{name: kwargs[name] for name in kwargs if name in known})
-            return kept
+            return function(*args[: code.co_argcount], **{name: kwargs[name] for name in kwargs if name in known})
     except Exception as error:
         note(function.__name__, error)
     return instead(args[0]) if args else instead()

@@ -126,7 +126,8 @@ class RunTracker:
         ``run_id`` gives the run an id of your own (a UUID).
         """
         recording = self._is_recording()
-        run = Run(self._recorder, recording, agent_name, None if run_id is None else as_run_id(run_id))
+        name = "agent" if agent_name is None else agent_name
+        run = Run(self._recorder, recording, name, None if run_id is None else as_run_id(run_id))
         if not recording:
             return run
         around = self._node()
