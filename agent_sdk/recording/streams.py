@@ -116,7 +116,7 @@ class _Stream:
 
 
 class _Held:
-    """Closes a coroutine that is never awaited, so that Python complains of ours alone, and only if nobody closed it."""
+    """Closes a coroutine that is never awaited: Python complains of ours alone, and only if nobody closed that."""
 
     __slots__ = ("coroutine",)
 
