@@ -27,14 +27,14 @@ def instrument() -> None:
     True
     >>> uninstrument()
     """
-    import wrapt
+    from wrapt import wrap_function_wrapper  # pyright: ignore[reportAttributeAccessIssue]
 
     with _lock:
         if not _originals:
             _originals["start"] = threading.Thread.start
             _originals["submit"] = ThreadPoolExecutor.submit
-            wrapt.wrap_function_wrapper("threading", "Thread.start", _start)
-            wrapt.wrap_function_wrapper("concurrent.futures", "ThreadPoolExecutor.submit", _submit)
+            wrap_function_wrapper("threading", "Thread.start", _start)
+            wrap_function_wrapper("concurrent.futures", "ThreadPoolExecutor.submit", _submit)
 
 
 def uninstrument() -> None:

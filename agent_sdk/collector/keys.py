@@ -29,7 +29,8 @@ def ensure_project(store: Store, name: str = DEFAULT_PROJECT) -> int:
         if found is not None:
             return int(found)
         made = connection.execute(insert(table).values(name=name, created_at=time.time_ns() // 1000))
-        return int(made.inserted_primary_key[0])
+        (key,) = made.inserted_primary_key or (0,)  # None for a statement that inserts several rows
+        return int(key)
 
 
 def create_key(store: Store, project_id: int, name: str) -> str:
