@@ -100,12 +100,15 @@ class Worker:
 class Soak:
     """One soak. ``report`` holds the figures afterwards, ``problems`` what must not have happened."""
 
-    def __init__(self, minutes: float, rate: float, workers: int = 3, seed: int = 1, quiet: bool = False) -> None:
+    def __init__(
+        self, minutes: float, rate: float, workers: int = 3, seed: int = 1, quiet: bool = False, pause: float = 4.0
+    ) -> None:
         self._seconds = minutes * 60
         self._rate = rate / workers
         self._number = workers
         self._random = random.Random(seed)
         self._quiet = quiet
+        self._longest_pause = pause
         self._folder = Path(tempfile.mkdtemp(prefix="agent-sdk-soak-"))
         self._home = self._folder / "home"
         self._port = free_port()
@@ -163,7 +166,7 @@ class Soak:
         next_report = 0.0
         while time.monotonic() < end:
             self._something_happens()
-            pause = min(self._random.uniform(0.5, 4.0), max(0.0, end - time.monotonic()))
+            pause = min(self._random.uniform(0.1, self._longest_pause), max(0.0, end - time.monotonic()))
             time.sleep(pause)
             for worker in self._workers:
                 worker.look()
