@@ -227,7 +227,9 @@ class Soak:
             "SELECT count(*), count(DISTINCT run_key || '/' || name) FROM steps WHERE status = 'completed'"
         ).fetchone()
         losses = dict(database.execute("SELECT reason, sum(records) FROM losses GROUP BY reason").fetchall())
-        streams = {stream: json.loads(ranges) for stream, ranges in database.execute("SELECT stream, ranges FROM streams")}
+        streams = {
+            stream: json.loads(ranges) for stream, ranges in database.execute("SELECT stream, ranges FROM streams")
+        }
         crashed = dict(
             database.execute("SELECT stream, sum(records) FROM losses WHERE reason = 'process died' GROUP BY stream")
         )
