@@ -1,14 +1,35 @@
-"""What the library says to the person who runs it: one line for each distinct cause, then silence and a count.
+"""What the library says to the person who runs it: one line for each distinct cause, then summaries at long intervals.
 
 Everything goes to the logger ``agent_sdk``, which has a ``NullHandler``: silent until the program configures logging.
 """
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 _MAX_CAUSES = 64
-_seen: dict[str, int] = {}
+#: After a line about a cause, the next one waits for a minute, the one after that five times as long, and so on.
+_FIRST_QUIET = 60.0
+_LONGEST_QUIET = 3600.0
+_LONGER = 5.0
+
+_causes: dict[str, _Cause] = {}
+_now = time.monotonic
+
+
+class _Cause:
+    """What was said about one cause."""
+
+    __slots__ = ("is_open", "quiet", "quiet_until", "times", "unsaid")
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.unsaid = 0
+        self.quiet = _FIRST_QUIET
+        self.quiet_until = 0.0
+        #: It was said that it is there, and not yet that it is over.
+        self.is_open = False
 
 
 def logger() -> Any:
@@ -22,23 +43,41 @@ def logger() -> Any:
 
 
 def say(cause: str, text: str) -> None:
-    """Log ``text`` as a warning the first time that ``cause`` occurs; later times are only counted. Never raises."""
+    """Log ``text`` as a warning when ``cause`` occurs for the first time; later times are counted and summed up.
+
+    Never raises.
+    """
     try:
-        times = _seen.get(cause, 0)
-        if times == 0 and len(_seen) >= _MAX_CAUSES:
+        known = _causes.get(cause)
+        if known is None:
+            if len(_causes) >= _MAX_CAUSES:
+                return
+            known = _causes[cause] = _Cause()
+        known.times += 1
+        now = _now()
+        if now < known.quiet_until:
+            known.unsaid += 1
             return
-        _seen[cause] = times + 1
-        if times == 0:
-            logger().warning("agent-sdk: %s", text)
+        if known.quiet_until:
+            known.quiet = min(known.quiet * _LONGER, _LONGEST_QUIET)
+        known.quiet_until = now + known.quiet
+        known.is_open = True
+        again = f" ({known.unsaid} more times since this was last said)" if known.unsaid else ""
+        known.unsaid = 0
+        logger().warning("agent-sdk: %s%s", text, again)
     except Exception:
         pass  # a logging handler of the program that raises must not cost a record
 
 
 def settle(cause: str, text: str) -> None:
-    """Log that a cause that was said before is over, with how often it occurred, and forget it. Never raises."""
+    """Log that a cause that was said before is over, and how often it had occurred. Never raises."""
     try:
-        times = _seen.pop(cause, 0)
-        if times:
+        known = _causes.get(cause)
+        if known is None:
+            return
+        times, known.times = known.times, 0
+        if known.is_open:
+            known.is_open = False
             logger().warning("agent-sdk: %s (it had failed %d times)", text, times)
     except Exception:
         pass
@@ -46,4 +85,4 @@ def settle(cause: str, text: str) -> None:
 
 def forget() -> None:
     """Forget what was said: for tests and for forked children."""
-    _seen.clear()
+    _causes.clear()

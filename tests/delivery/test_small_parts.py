@@ -75,17 +75,41 @@ class TestMemoryDestination:
 
 
 class TestLog:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        now = [1000.0]
+        monkeypatch.setattr(log, "_now", lambda: now[0])
+        return now
+
+    def lines(self, caplog):
+        return [record.getMessage() for record in caplog.records]
+
     def test_a_cause_is_said_once_and_its_end_with_a_count(self, caplog):
+        log.settle("cause", "it never failed")
         for _ in range(5):
             log.say("cause", "it broke")
         log.settle("cause", "it works again")
         log.settle("cause", "it works again")
-        log.say("cause", "it broke again")
-        assert [record.getMessage() for record in caplog.records] == [
+        assert self.lines(caplog) == ["agent-sdk: it broke", "agent-sdk: it works again (it had failed 5 times)"]
+
+    def test_what_goes_on_is_summed_up_at_growing_intervals(self, caplog, clock):
+        for _ in range(7200):
+            log.say("cause", "it broke")
+            clock[0] += 1
+        assert self.lines(caplog) == [
             "agent-sdk: it broke",
-            "agent-sdk: it works again (it had failed 5 times)",
-            "agent-sdk: it broke again",
+            "agent-sdk: it broke (59 more times since this was last said)",
+            "agent-sdk: it broke (299 more times since this was last said)",
+            "agent-sdk: it broke (1499 more times since this was last said)",
+            "agent-sdk: it broke (3599 more times since this was last said)",
         ]
+
+    def test_what_comes_and_goes_does_not_fill_the_log(self, caplog, clock):
+        for _ in range(3600):
+            log.say("cause", "it broke")
+            log.settle("cause", "it works again")
+            clock[0] += 1
+        assert len(caplog.records) == 8
 
     def test_the_number_of_causes_is_bounded(self, caplog):
         for number in range(500):

@@ -21,7 +21,7 @@ _CANNED = {
 
 
 class FaultyProxy:
-    """Forwards to ``port`` of this machine, until it is told to fail. A change also breaks the connections there are."""
+    """Forwards to ``port`` of this machine, until it is told to fail. A change also breaks open connections."""
 
     def __init__(self, port: int, seed: int = 0) -> None:
         self._target = port
