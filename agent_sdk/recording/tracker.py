@@ -179,7 +179,7 @@ class RunTracker:
         """Record a step that is already over; ``latency_ms`` says how long it took."""
         with self.track_step_context(name, step_type, input_data, meta_data, run_id, parent=parent) as step:
             if latency_ms is not None and step._recording:
-                step._started_at -= fields.nanoseconds(latency_ms)
+                step._started_at = max(0, step._started_at - fields.nanoseconds(latency_ms))
             if tokens_used is not None:
                 step.set_usage(total_tokens=tokens_used)
             if usage is not None:

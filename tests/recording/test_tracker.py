@@ -340,6 +340,10 @@ class TestNeverRaises:
         tracker.end_run(1, 2, 3, 4, 5, 6, 7)
         assert recorded.step("s").fields["output"] == 7
 
+    def test_a_step_that_took_longer_than_time_itself_began_with_it(self, recorded, tracker):
+        tracker.track_step("s", latency_ms=1e15)
+        assert recorded.step("s").fields["started_at"] == 0
+
     def test_disabled_gives_the_same_surface_and_records_nothing(self, monkeypatch):
         with recording(disabled=True) as recorded:
             with recorded.tracker.track_run("a") as run, recorded.tracker.track_step_context("s") as step:
