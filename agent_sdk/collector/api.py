@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from typing import Any, AsyncIterator
 
@@ -12,7 +13,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from agent_sdk.collector.queries import BadCursor, Queries, RunFilter
+from agent_sdk.collector.queries import MAX_PAGE, BadCursor, Queries, RunFilter
+from agent_sdk.collector.validation import MAX_TIME
 
 _LIVE_EVERY = 0.25
 _KEEP_ALIVE_EVERY = 15.0
@@ -44,7 +46,7 @@ def _integer(request: Request, name: str, default: int) -> int:
     if not text:
         return default
     try:
-        return int(text)
+        return max(-MAX_TIME, min(int(text), MAX_TIME))
     except ValueError:
         raise BadParameter(f"{name}: must be a whole number") from None
 
@@ -89,7 +91,7 @@ def api_routes(queries: Queries) -> list[Route]:
         try:
             after = _integer(request, "after", -1)
             last_seen = request.headers.get("last-event-id", "")
-            after = int(last_seen) if last_seen.isdigit() else after
+            after = min(int(last_seen), MAX_TIME) if re.fullmatch("[0-9]{1,18}", last_seen) else after
         except BadParameter as error:
             return JSONResponse({"detail": str(error)}, status_code=400)
         events = _changes(queries, request.query_params.get("run_id"), after)
@@ -117,11 +119,11 @@ async def _changes(queries: Queries, run_id: str | None, after: int) -> AsyncIte
     quiet_since = time.monotonic()
     yield "retry: 1000\n\n"
     while True:
-        events = await run_in_threadpool(_events_after, queries, run_id, after)
+        events, reached = await run_in_threadpool(_events_after, queries, run_id, after)
         for kind, data in events:
             yield f"event: {kind}\ndata: {json.dumps(data, separators=(',', ':'))}\n\n"
         if events:
-            after = max(data["revision"] for _, data in events)
+            after = reached
             quiet_since = time.monotonic()
             yield f"id: {after}\nevent: revision\ndata: {after}\n\n"
         elif time.monotonic() - quiet_since > _KEEP_ALIVE_EVERY:
@@ -130,11 +132,17 @@ async def _changes(queries: Queries, run_id: str | None, after: int) -> AsyncIte
         await asyncio.sleep(_LIVE_EVERY)
 
 
-def _events_after(queries: Queries, run_id: str | None, after: int) -> list[tuple[str, Any]]:
+def _events_after(queries: Queries, run_id: str | None, after: int) -> tuple[list[tuple[str, Any]], int]:
+    """Changes, and the revision up to which they are complete."""
     changed = queries.changed_runs(after, run_id)
     if not changed:
-        return []
+        return [], after
+    # Steps are read later than their run, and may be newer or not all: what is told twice does no harm.
+    reached = changed[-1]["revision"]
     events: list[tuple[str, Any]] = []
     if run_id is not None:
-        events += [("step", {**step, "run_id": run_id}) for step in queries.changed_steps(run_id, after)]
-    return events + [("run", summary) for summary in changed]
+        steps = queries.changed_steps(run_id, after)
+        events += [("step", {**step, "run_id": run_id}) for step in steps]
+        if len(steps) >= MAX_PAGE:
+            reached = min(reached, steps[-1]["revision"])
+    return events + [("run", summary) for summary in changed], reached

@@ -40,4 +40,4 @@ class OnlyLoopback:
 def _is_loopback(scope: Scope) -> bool:
     host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
     name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
-    return name in _LOOPBACK
+    return name.lower() in _LOOPBACK

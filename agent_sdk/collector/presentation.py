@@ -51,6 +51,7 @@ def dollars(amount: float | None) -> str:
     """$0.0042, $1.20; a dash for unknown, which is not the same as nothing."""
     if amount is None:
         return "–"
+    amount = min(amount, 1e300)  # a whole number may be larger than any float
     return f"${amount:.2f}" if amount == 0 or amount >= 1 else f"${amount:.2g}"
 
 
@@ -96,7 +97,7 @@ def marker(value: Any) -> str:
     """The text of a marker that stands for something that was not recorded; empty for a value that is none."""
     if not isinstance(value, dict):
         return ""
-    if "$shed" in value:
+    if isinstance(value.get("$shed"), int):
         return f"not kept under memory pressure ({count(value['$shed'])} bytes)"
     if "$cut" in value:
         size = f", {count(value['length'])} items" if isinstance(value.get("length"), int) else ""

@@ -5,17 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import time
-from typing import Any, Iterable, TypedDict
+from typing import Any, Callable, Iterable, TypedDict
 
-from sqlalchemy import Connection, Row, Select, and_, case, func, or_, select
+from sqlalchemy import Connection, Row, Select, Text, and_, case, cast, func, or_, select
 
 from agent_sdk.collector import bodies, schema
 from agent_sdk.collector.rows import total_tokens
 from agent_sdk.collector.store import Store
+from agent_sdk.collector.validation import MAX_TIME
 from agent_sdk.wire.records import FAILED, LOST, RUNNING
 
 _MISSED_HEARTBEATS = 3
-_MAX_PAGE = 1_000
+#: No page is longer.
+MAX_PAGE = 1_000
 runs, steps = schema.runs, schema.steps
 
 
@@ -106,7 +108,7 @@ class Queries:
 
     def list_runs(self, wanted: RunFilter, cursor: str | None = None, limit: int = 50) -> RunPage:
         """Runs, newest first. Raises ``BadCursor``."""
-        limit = max(1, min(limit, _MAX_PAGE))
+        limit = max(1, min(limit, MAX_PAGE))
         query = _filtered(select(runs), wanted).order_by(runs.c.started_at.desc(), runs.c.run_id.desc())
         if cursor:
             started_at, run_id = _position(cursor)
@@ -139,7 +141,7 @@ class Queries:
 
     def list_steps(self, run_id: str, cursor: str | None = None, limit: int = 500) -> StepPage:
         """Steps of a run by start time. Raises ``BadCursor``."""
-        limit = max(1, min(limit, _MAX_PAGE))
+        limit = max(1, min(limit, MAX_PAGE))
         query = _steps_of(run_id).order_by(steps.c.started_at, steps.c.step_id)
         if cursor:
             started_at, step_id = _position(cursor)
@@ -175,34 +177,43 @@ class Queries:
     def agents(self) -> list[str]:
         """Names of all agents, for a filter."""
         with self._store.read() as connection:
-            query = select(runs.c.agent_name).distinct().order_by(runs.c.agent_name).limit(_MAX_PAGE)
+            query = select(runs.c.agent_name).distinct().order_by(runs.c.agent_name).limit(MAX_PAGE)
             return [name for (name,) in connection.execute(query)]
 
     def losses(self) -> list[dict[str, Any]]:
         """What senders have said that will never come."""
         table = schema.losses
         with self._store.read() as connection:
-            found = connection.execute(select(table).order_by(table.c.time.desc()).limit(_MAX_PAGE))
+            found = connection.execute(select(table).order_by(table.c.time.desc()).limit(MAX_PAGE))
             return [{name: row[name] for name in ("stream", "reason", "records", "time")} for row in found.mappings()]
 
     def changed_runs(self, after: int, run_id: str | None = None) -> list[RunSummary]:
-        """Runs with a revision above ``after``, oldest change first."""
-        query = select(runs).where(runs.c.revision > after).order_by(runs.c.revision).limit(_MAX_PAGE)
+        """Runs with a revision above ``after``, oldest change first: the next thousand, and no commit by half."""
+        query = select(runs).where(runs.c.revision > after)
         if run_id is not None:
             query = query.where(runs.c.run_id == run_id)
         with self._store.read() as connection:
-            return _summaries(connection, list(connection.execute(query)))
+            found = _whole_commits(connection, query, runs.c.revision)
+            pages = (found[start : start + MAX_PAGE] for start in range(0, len(found), MAX_PAGE))
+            return [summary for page in pages for summary in _summaries(connection, page)]
 
     def changed_steps(self, run_id: str, after: int) -> list[StepSkeleton]:
-        """Steps of a run with a revision above ``after``, oldest change first."""
-        query = _steps_of(run_id).where(steps.c.revision > after).order_by(steps.c.revision).limit(_MAX_PAGE)
+        """Steps of a run with a revision above ``after``, like ``changed_runs``."""
+        query = _steps_of(run_id).where(steps.c.revision > after)
         with self._store.read() as connection:
-            return [_skeleton(row) for row in connection.execute(query)]
+            return [_skeleton(row) for row in _whole_commits(connection, query, steps.c.revision)]
 
     def last_revision(self) -> int:
         """The revision of the newest change."""
         with self._store.read() as connection:
             return int(connection.execute(select(func.max(runs.c.revision))).scalar() or 0)
+
+
+def _whole_commits(connection: Connection, query: Select[Any], revision: Any) -> list[Row[Any]]:
+    """What changed first: a thousand rows, and the rest of the commit in which they end."""
+    query = query.order_by(revision)
+    last = connection.execute(query.with_only_columns(revision).offset(MAX_PAGE - 1).limit(1)).scalar()
+    return list(connection.execute(query if last is None else query.where(revision <= last)))
 
 
 def _is_lost(now: int) -> Any:
@@ -226,7 +237,7 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
         query = query.where(runs.c.session_id == session)
     tag = wanted.get("tag")
     if tag:
-        query = query.where(runs.c.tags.contains(json.dumps(tag, ensure_ascii=False), autoescape=True))
+        query = query.where(_has_tag(lambda value: value == tag))
     since = wanted.get("since")
     if since:
         query = query.where(runs.c.started_at >= since)
@@ -239,13 +250,19 @@ def _filtered(query: Select[Any], wanted: RunFilter) -> Select[Any]:
     return query
 
 
+def _has_tag(is_it: Callable[[Any], Any]) -> Any:
+    each = func.json_each(runs.c.tags).table_valued("value")
+    return select(each.c.value).where(is_it(each.c.value)).exists()
+
+
 def _mentions(text: str) -> Any:
-    columns = (runs.c.agent_name, runs.c.run_id, runs.c.external_id, runs.c.session_id, runs.c.user_id, runs.c.tags)
+    columns = (runs.c.agent_name, runs.c.run_id, runs.c.external_id, runs.c.session_id, runs.c.user_id)
     in_run = [column.icontains(text, autoescape=True) for column in (*columns, runs.c.error_message)]
     in_steps = select(steps.c.run_key).where(
         or_(*(column.icontains(text, autoescape=True) for column in (steps.c.name, steps.c.error_message)))
     )
-    return or_(*in_run, runs.c.key.in_(in_steps))
+    in_tags = _has_tag(lambda value: cast(value, Text).icontains(text, autoescape=True))
+    return or_(*in_run, in_tags, runs.c.key.in_(in_steps))
 
 
 def _summaries(connection: Connection, found: Iterable[Row[Any]]) -> list[RunSummary]:
@@ -378,6 +395,8 @@ def _position(cursor: str) -> tuple[int, str]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         started_at, identity = text.split(":")
+        if abs(int(started_at)) > MAX_TIME:
+            raise ValueError("there is no such time")
         return int(started_at), identity
     except ValueError as error:
         raise BadCursor("this cursor was not made by this collector: begin without one") from error

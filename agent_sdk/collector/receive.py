@@ -19,6 +19,7 @@ from agent_sdk.wire.version import __version__
 
 LIMITS = {"max_batch_bytes": 8 * 1024 * 1024, "max_batch_records": 10_000, "max_record_bytes": 4 * 1024 * 1024}
 _RETRY_AFTER = {"Retry-After": "1"}
+_ZSTD_PIECE = 128
 
 
 class _RefusalError(Exception):
@@ -54,7 +55,7 @@ async def _ingest(store: Store, request: Request) -> Response:
     if request.headers.get("x-agent-sdk-wire", "1") not in map(str, range(1, WIRE_VERSION + 1)):
         raise _RefusalError(400, f"this collector knows the record format up to version {WIRE_VERSION}: upgrade it")
     body = await _body(request)
-    if body.count(b"\n") > LIMITS["max_batch_records"]:
+    if body.count(b"\n") + (not body.endswith(b"\n")) > LIMITS["max_batch_records"]:
         raise _RefusalError(413, f"more than {LIMITS['max_batch_records']} records: send less at once")
     parsed = await run_in_threadpool(parse, project_id, body, LIMITS["max_record_bytes"])
     answer = await asyncio.wrap_future(store.ingest(parsed))
@@ -111,24 +112,43 @@ class _Gzip:
     def __call__(self, chunk: bytes, room: int) -> bytes:
         if room < 0:
             return b"complete" if self._decoder.eof else b""
+        if chunk and self._decoder.eof:
+            raise ValueError("something follows its end")
         # A bomb expands no further than there is room: the rest stays in the decoder.
-        return self._decoder.decompress(chunk, max(1, room))
+        data = self._decoder.decompress(chunk, max(1, room))
+        if self._decoder.unused_data:
+            raise ValueError("something follows its end")
+        return data
 
 
-def _zstd() -> Any:
+class _Zstd:
+    def __init__(self, decoder: Any, broken: type[Exception]) -> None:
+        self._decoder = decoder
+        self._broken = broken
+
+    def __call__(self, chunk: bytes, room: int) -> bytes:
+        if room < 0:
+            return b"complete" if self._decoder.eof else b""
+        data = bytearray()
+        # The decoder takes no limit, and a bomb expands four bytes to 128 KiB: it gets little at a time.
+        for at in range(0, len(chunk), _ZSTD_PIECE):
+            if self._decoder.eof:
+                raise ValueError("something follows its end")
+            try:
+                data += self._decoder.decompress(chunk[at : at + _ZSTD_PIECE])
+            except self._broken as error:
+                raise ValueError(str(error)) from error
+            if len(data) >= room:
+                return bytes(data)
+        if self._decoder.unused_data:
+            raise ValueError("something follows its end")
+        return bytes(data)
+
+
+def _zstd() -> _Zstd:
     try:
         import zstandard
     except ImportError:
         raise _RefusalError(415, "zstd is not installed here: use gzip, or `pip install zstandard`") from None
-    decoder = zstandard.ZstdDecompressor(max_window_size=LIMITS["max_batch_bytes"]).decompressobj()
-
-    def decompress(chunk: bytes, room: int) -> bytes:
-        if room < 0:
-            return b"complete" if decoder.eof else b""
-        try:
-            data: bytes = decoder.decompress(chunk)
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
-        return data
-
-    return decompress
+    decompressor = zstandard.ZstdDecompressor(max_window_size=LIMITS["max_batch_bytes"])
+    return _Zstd(decompressor.decompressobj(), zstandard.ZstdError)
