@@ -93,6 +93,23 @@ def push(to: str | None, api_key: str | None, timeout: float, as_json: bool) -> 
     sys.exit(push_leftovers(to, api_key, timeout, as_json))
 
 
+@agent_sdk.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def doctor(as_json: bool) -> None:
+    """Say why traces do not show up, and what to do about it.
+
+    Looks at the settings, the key, the journal, the network and the collector as a tracker in this shell would use
+    them, sends a test run, and reads it back. Exits with 1 if something is wrong.
+
+    \b
+    Example:
+      agent-sdk doctor
+    """
+    from agent_sdk.cli.doctor import examine
+
+    sys.exit(examine(as_json))
+
+
 _URL = click.option("--url", default=DEFAULT_URL, show_default=True, envvar="AGENT_SDK_BASE_URL", help="Collector.")
 
 

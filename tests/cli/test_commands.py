@@ -16,7 +16,7 @@ from agent_sdk import create_tracker
 from tests.support.collector import collector_process, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMANDS = ("serve", "demo", "push", "show", "tail")
+COMMANDS = ("serve", "demo", "push", "show", "tail", "doctor")
 
 
 def run(home, *arguments, timeout=60):

@@ -86,6 +86,7 @@ class TestTheDemosRun:
 
     def test_json_can_be_shown_and_copied(self, page):
         row(page, "write answer").click()
+        expect(page.locator("#inspector h2")).to_contain_text("write answer")
         output = page.locator("#inspector").get_by_label("Output")
         output.get_by_role("button", name="JSON").click()
         raw = output.locator("pre.raw")

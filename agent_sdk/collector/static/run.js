@@ -8,6 +8,7 @@ const inspector = document.getElementById("inspector");
 const runAddress = `/runs/${page.dataset.run}`;
 const folded = new Set();
 let chosen = page.dataset.step;
+let shown = "";
 
 wire();
 
@@ -53,7 +54,8 @@ function address(part) {
 async function inspect() {
   const wanted = chosen;
   const html = await fetchPart(address("inspector"));
-  if (html === null || wanted !== chosen) return;
+  if (html === null || wanted !== chosen || html === shown) return; // what a reader has unfolded stays as it is
+  shown = html;
   replaceContent(inspector, html);
 }
 
@@ -70,13 +72,10 @@ async function renew() {
   const html = await fetchPart(address("tree"));
   if (html === null) return;
   const hadFocus = treePart.contains(document.activeElement);
-  const openDetails = inspector.querySelectorAll("details[open]").length;
   replaceContent(treePart, html);
   applyFolds();
   markChosen({ focus: hadFocus });
-  const status = treePart.querySelector(`.row.chosen`)?.className ?? "";
-  if (status !== renew.lastStatus || openDetails === 0) await inspect();
-  renew.lastStatus = status;
+  await inspect();
 }
 
 treePart.addEventListener("click", (event) => {
