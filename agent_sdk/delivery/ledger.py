@@ -23,6 +23,8 @@ EXIT = "not delivered before exit"
 CLOSED = "tracker closed"
 CRASHED = "process died"
 INTERNAL = "internal error"
+SAMPLED_OUT = "sampled out"
+OVER_BUDGET = "over budget"
 
 
 class FlushResult(NamedTuple):
@@ -57,6 +59,14 @@ class Ledger:
         self._delivered = 0
         self._dropped: dict[str, int] = {}
         self._unreported: dict[str, int] = {}
+        #: Records that were left out on purpose before they reached the buffer.
+        self.left_out = 0
+
+    def leave_out(self, reason: str, count: int) -> None:
+        """Count records that the user's own settings leave out."""
+        with self._lock:
+            self.left_out += count
+        self.drop(reason, count, report=reason != SAMPLED_OUT)
 
     @property
     def delivered(self) -> int:

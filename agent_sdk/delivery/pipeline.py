@@ -93,6 +93,10 @@ class Pipeline:
         if self._strict or not self._started or self._closed:
             self._submit_slowly()
 
+    def leave_out(self, count: int, reason: str) -> None:
+        """Count records that the user's own settings leave out."""
+        self._ledger.leave_out(reason, count)
+
     def _submit_slowly(self) -> None:
         if self._closed:
             self._writer.commit()  # the threads have ended: what comes now goes straight to the journal
@@ -139,7 +143,7 @@ class Pipeline:
         self._writing.count_refusals()
         buffer, journal = self._buffer, self._writer.journal
         return FlushResult(
-            recorded=buffer.accepted + buffer.refused + self._writer.replaced,
+            recorded=buffer.accepted + buffer.refused + self._writer.replaced + self._ledger.left_out,
             delivered=self._ledger.delivered,
             journaled=self._left_behind + (len(journal) if journal is not None else 0),
             pending=len(buffer) + self._writer.in_hand + len(self._memory),
@@ -201,6 +205,8 @@ class Pipeline:
         """
         timeout = self.delivery.exit_timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
+        for reporter in list(self._writing.reporters):
+            reporter.release_held()
         if self._ending.acquire(True, timeout):  # the process may end while a released pipeline ends by itself
             try:
                 self.flush(deadline - time.monotonic())

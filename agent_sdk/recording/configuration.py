@@ -63,6 +63,13 @@ def _positive(value: Any) -> float:
     return number
 
 
+def _share(value: Any) -> float:
+    number = float(value)
+    if not 0 <= number <= 1:
+        raise ValueError(f"{value!r} is not between 0 and 1")
+    return number
+
+
 def _size(value: Any) -> int:
     return int(_positive(value))
 
@@ -102,6 +109,11 @@ _OPTIONS: dict[str, tuple[Callable[[Any], Any], Any]] = {
     "redact_builtin": (_flag, True),
     "redact": (_mask, None),
     "max_body_bytes": (_size, 262_144),
+    "sample_rate": (_share, 1.0),
+    "keep_slower": (_positive, None),
+    "keep_costlier": (_positive, None),
+    "records_per_minute": (_positive, None),
+    "bytes_per_minute": (_positive, None),
     "buffer_bytes": (_size, _DELIVERY.buffer_bytes),
     "buffer_records": (_size, _DELIVERY.buffer_records),
     "journal_bytes": (_size, _DELIVERY.journal_bytes),

@@ -35,6 +35,8 @@ class Handle:
     _recording = True
     _before: Any = None
     _ended = False
+    #: What a run's steps are held back by, if chance has not chosen it. Steps ask their run.
+    _held: Any = None
     _started_at = 0
     _ended_at = 0
     _error: dict[str, str] | None = None
@@ -135,6 +137,13 @@ class Handle:
             self._changed("tags")
         return self
 
+    @guarded(itself)
+    def keep(self: Self) -> Self:
+        """Keep the whole run, whatever sampling says."""
+        if self.run._held is not None:
+            self.run._held.release()
+        return self
+
     # -- the end -------------------------------------------------------------------------------------------------
 
     @guarded(nothing)
@@ -170,7 +179,8 @@ class Handle:
         if self._error is not None:
             self.size += sum(map(len, self._error.values()))
         if recorder.pipeline is not None:
-            recorder.pipeline.submit(self)
+            held = self.run._held
+            (recorder.budget if held is None else held).submit(self)
 
     def _leave(self) -> None:
         """Make current again what was before, unless something else has become current meanwhile."""

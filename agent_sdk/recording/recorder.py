@@ -18,7 +18,10 @@ class Recorder:
     Without a pipeline nothing is recorded, and handles cost next to nothing.
     """
 
-    __slots__ = ("capture_input", "capture_output", "clock", "flush_interval", "limits", "open", "pipeline", "redactor")
+    __slots__ = (
+        *("budget", "capture_input", "capture_output", "clock", "flush_interval", "held_bytes", "limits", "open"),
+        *("pipeline", "redactor"),
+    )
 
     def __init__(
         self,
@@ -31,6 +34,10 @@ class Recorder:
         flush_interval: float = 0.5,
     ) -> None:
         self.pipeline = pipeline
+        #: Where steps go: the pipeline, or a ``Budget`` before it.
+        self.budget: Any = pipeline
+        #: Size of the steps that runs hold back, see ``sampling.py``.
+        self.held_bytes = 0
         self.redactor = redactor
         self.limits = limits
         self.clock = clock
@@ -44,6 +51,8 @@ class Recorder:
         """Make room among what is open."""
         forgotten = self.open.pop(next(iter(self.open)), None)
         if forgotten is not None:
+            if forgotten._held is not None:
+                forgotten._held.release()
             forgotten._before = None  # or runs that are begun and never ended would keep each other for ever
 
     # -- the pipeline's questions --------------------------------------------------------------------------------
@@ -66,9 +75,18 @@ class Recorder:
         """Ids of the runs that are open."""
         return [key for key in list(self.open) if type(key) is str]
 
+    def release_held(self) -> None:
+        """Let runs whose end will not be seen keep what they hold back."""
+        for handle in list(self.open.values()):
+            if handle._held is not None:
+                handle._held.release()
+
     def after_fork_in_child(self) -> None:
-        """What was open at the fork is the parent's to report."""
+        """What was open or held back at the fork is the parent's to report."""
+        for handle in self.open.values():
+            handle._held = None
         self.open = {}
+        self.held_bytes = 0
 
 
 class Update:

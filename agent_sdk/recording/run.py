@@ -27,6 +27,7 @@ class Run(Handle):
 
     _dirty = False
     _external_id: str | None = None
+    _left_out: dict[str, int] | None = None
     _parent_run_id: str | None = None
     _session_id: str | None = None
     _user_id: str | None = None
@@ -99,7 +100,7 @@ class Run(Handle):
         if self._agent_name is not None:
             record["started_at"] = microseconds(self._started_at)
         record["status"] = self._status
-        record.update(self._fields(("agent_name", "output", "error", "usage", *_ATTRIBUTES)))
+        record.update(self._fields(("agent_name", "output", "error", "usage", "left_out", *_ATTRIBUTES)))
         return encode_line(record, self._recorder.limits)
 
     def progress(self, started_before: int) -> Update | None:

@@ -99,7 +99,7 @@ class Step(Handle):
 
     def progress(self, started_before: int) -> Update | None:
         """A ``step.start`` record if this has been open for so long and was not reported."""
-        if self._announced or self._started_at > started_before:
+        if self._announced or self._started_at > started_before or self.run._held is not None:
             return None
         self._announced = True
         return Update(self._recorder, self._start, 512 + self._input_size)
@@ -114,7 +114,8 @@ class Step(Handle):
             now = self.run._anchor + self._recorder.clock.ticks()
             known = {**self._head(STEP_UPDATE, now), **self._fields((*names, "status") if "error" in names else names)}
             size = 512 + (self._output_size if "output" in names else self._input_size if "input" in names else 0)
-            self._recorder.pipeline.submit(Update(self._recorder, lambda: known, size))
+            held = self.run._held
+            (self._recorder.budget if held is None else held).submit(Update(self._recorder, lambda: known, size))
 
     def _head(self, record_type: str, time: int) -> dict[str, Any]:
         return {"type": record_type, "time": microseconds(time), "run_id": self.run.id, "step_id": f"{self._key:016x}"}

@@ -18,6 +18,7 @@ from agent_sdk.recording.handle import Handle
 from agent_sdk.recording.ids import as_run_id
 from agent_sdk.recording.recorder import Recorder
 from agent_sdk.recording.run import Run
+from agent_sdk.recording.sampling import Budget, Held, Sampling
 from agent_sdk.recording.step import LoneStep, Step, new_step
 
 if TYPE_CHECKING:
@@ -70,8 +71,12 @@ class RunTracker:
             configuration.capture_output,
             configuration.flush_interval,
         )
+        self._sampling = Sampling(configuration.sample_rate, configuration.keep_slower, configuration.keep_costlier)
         if self._pipeline is not None:
             self._pipeline.add_reporter(self._recorder)
+            limits = configuration.records_per_minute, configuration.bytes_per_minute
+            if limits != (None, None):
+                self._recorder.budget = Budget(self._pipeline, *limits)
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
@@ -140,6 +145,8 @@ class RunTracker:
             run.set_metadata(meta_data).set_metadata(metadata)
         if input_data is not None and self._recorder.capture_input:
             run._input, run._input_size = snapshot(input_data, self._recorder.limits)
+        if not self._sampling.chooses(run.id):
+            run._held = Held(run, self._sampling, self._configuration.buffer_bytes // 4)
         run.start()
         return run
 
@@ -290,6 +297,7 @@ class RunTracker:
         if self._closed or pipeline is None:
             return self._last
         self._closed = True
+        recorder.release_held()
         self._last = self._ask(lambda pipeline: pipeline.close(timeout))
         pipeline.remove_reporter(recorder)
         return self._last

@@ -135,7 +135,7 @@ def _stored_facts(shelf: Shelf, run: str) -> dict[str, dict[str, Any]]:
 
 
 class TestOrderAndRepetition:
-    @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(delivery=deliveries())
     def test_any_order_repetition_and_batching_store_what_the_fold_says(self, wide_shelf, delivery):
         records, batches = delivery
@@ -154,7 +154,7 @@ class TestOrderAndRepetition:
         told = wide_shelf.queries.run(run)["scores"]
         assert sorted((score["name"], json.dumps(score["value"])) for score in told) == expected
 
-    @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(delivery=deliveries())
     def test_the_read_api_tells_the_same_however_records_arrived(self, wide_shelf, delivery):
         records, batches = delivery

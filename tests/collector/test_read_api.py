@@ -43,7 +43,7 @@ class TestPaging:
         shelf.send(*(stream.start(number, at=LONG_AGO + number % 2) for number in range(1, 7)))
         assert shelf.listed() == [5, 3, 1, 6, 4, 2]
 
-    @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(times=st.lists(st.integers(0, 4), min_size=1, max_size=12), limit=st.integers(1, 13))
     def test_pages_of_any_size_have_every_run_and_step_once(self, tmp_path_factory, times, limit):
         store, stream = Store(tmp_path_factory.mktemp("pages") / "collector.db"), Stream()
@@ -83,10 +83,10 @@ class TestPaging:
         assert names == [f"step {number}" for number in (*range(1, 8), 91)]
         assert second["next_cursor"] is None
 
-    @pytest.mark.parametrize(("limit", "expected"), [(0, 1), (-5, 1), (1, 1), (10**30, 1000)])
-    def test_a_page_has_at_least_one_run_and_at_most_a_thousand(self, shelf, stream, limit, expected):
+    def test_a_page_has_at_least_one_run_and_at_most_a_thousand(self, shelf, stream):
         shelf.send(*(stream.start(number) for number in range(1, 1_003)))
-        assert len(shelf.queries.list_runs({}, None, limit)["runs"]) == expected
+        lengths = [len(shelf.queries.list_runs({}, None, limit)["runs"]) for limit in (0, -5, 1, 10**30)]
+        assert lengths == [1, 1, 1, 1000]
 
     @pytest.mark.parametrize(
         "cursor",
@@ -226,7 +226,7 @@ class TestLost:
         at = now()
         shelf.send(
             *(stream.start(number, at=at - 3_600 * SECOND) for number in (1, 2, 3)),
-            stream.heartbeat(1, at=at - 29 * SECOND, interval=20.0),
+            stream.heartbeat(1, at=at - 45 * SECOND, interval=20.0),
             stream.heartbeat(2, at=at - 61 * SECOND, interval=20.0),
             stream.heartbeat(3, at=at - 29 * SECOND, interval=5.0),
         )

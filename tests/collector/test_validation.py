@@ -145,7 +145,7 @@ class TestAgainstTheSchema:
                 missed.add(name)
         assert missed == _required(kind)
 
-    @settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=250, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
     @given(record=nearly_records())
     def test_both_agree_on_records_that_are_spoiled_anywhere(self, record):
         assert is_valid(record) == (why_refused(record) == ""), why_refused(record)

@@ -422,6 +422,9 @@ class TestDelivery:
             def open_runs(self):
                 return []
 
+            def release_held(self):
+                pass
+
         pipeline.add_reporter(Broken())
         pipeline.submit(Record("a"))
         wait_for(lambda: Broken.calls > 2, "it stopped")
@@ -440,6 +443,9 @@ class TestDelivery:
 
             def open_runs(self):
                 return ["run-1"]
+
+            def release_held(self):
+                pass
 
         pipeline.add_reporter(Reporter())
         pipeline.submit(Record())

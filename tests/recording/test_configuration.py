@@ -8,6 +8,7 @@ import threading
 import pytest
 
 import agent_sdk
+from agent_sdk.delivery import log
 from agent_sdk.recording.configuration import Configuration, ConfigurationError
 from agent_sdk.testing import recording
 
@@ -163,7 +164,8 @@ class TestDefaultTracker:
 
 class TestManners:
     def test_the_log_belongs_to_the_library_alone(self):
-        logger = logging.getLogger("agent_sdk")
+        logger = log.logger()
+        assert logger is logging.getLogger("agent_sdk")
         assert any(isinstance(handler, logging.NullHandler) for handler in logger.handlers)
         assert logger.level == logging.NOTSET
         assert logger.propagate
