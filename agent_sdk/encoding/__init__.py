@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent_sdk.encoding.adapters import is_a, type_name
 from agent_sdk.encoding.errors import describe_error
 from agent_sdk.encoding.json_codec import dumps, loads
 from agent_sdk.encoding.limits import DEFAULT_LIMITS, Limits
@@ -17,6 +18,8 @@ __all__ = [
     "describe_error",
     "dumps",
     "encode_line",
+    "is_a",
     "loads",
     "snapshot",
+    "type_name",
 ]

@@ -41,6 +41,11 @@ def open_value(value: Any) -> Any:
         return {"$type": type_name(value), "unreadable": type(error).__name__}
 
 
+def is_a(value: Any, kind: type) -> bool:
+    """``isinstance`` by what the object is; the built-in function also asks the object for its ``__class__``."""
+    return issubclass(type(value), kind)
+
+
 def type_name(value: Any) -> str:
     """Module and name of the type of ``value``, without a module for built-in types."""
     try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Iterator
 
-from agent_sdk.encoding.adapters import type_name
+from agent_sdk.encoding.adapters import is_a, type_name
 
 _MAX_MESSAGE = 8_192
 _MAX_STACK = 16_384
@@ -24,7 +24,7 @@ def describe_error(error: Any) -> dict[str, str]:
     A mapping with these keys is taken at its word, and text is a message. Never raises, keeps nothing alive.
     """
     try:
-        if isinstance(error, BaseException):
+        if is_a(error, BaseException):
             return _described(error)
         if type(error) is dict:
             known = {key: str(error[key]) for key in _MOST if error.get(key) is not None}

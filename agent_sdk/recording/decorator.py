@@ -30,10 +30,13 @@ def tracked(
     ignore: Collection[str],
 ) -> Any:
     """``function`` with its calls recorded through ``begin``. Raises ``TypeError`` for what cannot be called."""
-    from agent_sdk.recording.wrapper import Tracked
-
     if not callable(function) and not isinstance(function, (staticmethod, classmethod)):
         raise TypeError(f"@track needs a function, not {type(function).__name__}")
+    try:
+        from agent_sdk.recording.wrapper import Tracked
+    except ImportError as error:  # the interpreter is ending, or wrapt is broken
+        note("track", error)
+        return function
     call = _Call(_plain_function(function), begin, name, step_type, capture_input, capture_output, frozenset(ignore))
     return Tracked(function, call)
 
@@ -70,7 +73,7 @@ class _Call:
         self._is_object = own is None
         self._lazy = bool(isinstance(code, CodeType) and code.co_flags & _LAZY)
         self._begin = begin
-        self._name = name or getattr(function, "__name__", None) or type(function).__name__
+        self._name = name if name is not None else getattr(function, "__name__", None) or type(function).__name__
         self._step_type = step_type
         self._capture_input = capture_input
         self._capture_output = capture_output

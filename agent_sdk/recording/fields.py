@@ -36,7 +36,7 @@ def _as_text(value: Any) -> str:
 
 def status(value: Any) -> str:
     """A status of the record format for what a caller calls it."""
-    text = value.strip().lower() if type(value) is str else ""
+    text = value.strip().lower() if type(value) is str and len(value) < _MAX_LABEL else ""
     return text if text in STATUSES else _SYNONYMS.get(text, COMPLETED)
 
 
@@ -49,6 +49,13 @@ def usage(values: Mapping[str, Any]) -> dict[str, Any] | None:
         if value is not None and 0 <= value < _MOST:
             known[name] = int(value) if name.endswith("_tokens") else value
     return known or None
+
+
+def named(values: Any) -> dict[str, Any]:
+    """Values by name, as keyword arguments can be made of; no foreign mapping is asked for its own idea of items."""
+    if type(values) is not dict:
+        values = snapshot(values)[0]
+    return {key: values[key] for key in values if type(key) is str and key != "self"} if type(values) is dict else {}
 
 
 def nanoseconds(milliseconds: Any) -> int:

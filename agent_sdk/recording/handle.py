@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Callable, Iterable, Mapping, TypeVar
 
-from agent_sdk.encoding import describe_error, snapshot
+from agent_sdk.encoding import describe_error, is_a, snapshot
 from agent_sdk.recording import fields
 from agent_sdk.recording.context import current
 from agent_sdk.recording.guard import guarded, itself, note, nothing
@@ -154,7 +154,7 @@ class Handle:
         if output is not None:
             self.set_output(output)
         if error is not None:
-            self.set_error(error, _status_after(error) if isinstance(error, BaseException) else FAILED)
+            self.set_error(error, _status_after(error) if is_a(error, BaseException) else FAILED)
         if status is not None:
             self._status = fields.status(status)
         self._finish()

@@ -6,7 +6,10 @@ import os
 import random
 import time
 
+from agent_sdk.encoding import type_name
+
 _random = random.Random()
+_LONGEST_FORM = 100
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
@@ -30,12 +33,13 @@ def new_step_id() -> int:
 
 
 def as_run_id(value: object) -> str | None:
-    """The run id that a caller means by a handle, a UUID or its text in any usual form; none if it is no id."""
-    try:
-        text = str(getattr(value, "run_id", value)).strip().lower().replace("urn:uuid:", "").strip("{}")
-        text = text.replace("-", "")
-    except Exception:
+    """The run id that a caller means by a UUID or its text in any usual form; none if it is no id."""
+    if type(value) is not str:
+        # Only what is known to be harmless is asked for its text.
+        value = str(value) if type_name(value) == "uuid.UUID" else ""
+    if len(value) > _LONGEST_FORM:
         return None
+    text = value.strip().lower().replace("urn:uuid:", "").strip("{}").replace("-", "")
     if len(text) != 32 or not _HEXADECIMAL.issuperset(text):
         return None
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from agent_sdk.encoding import encode_line
+from agent_sdk.encoding import encode_line, is_a
 from agent_sdk.recording import fields
 from agent_sdk.recording.guard import guarded, itself
 from agent_sdk.recording.handle import Handle, Self, microseconds
@@ -77,7 +77,7 @@ class Run(Handle):
                     setattr(self, "_" + name, fields.label(value))
                     self._changed(name)
             if parent_run_id is not None:
-                self._parent_run_id = as_run_id(parent_run_id)  # type: ignore[attr-defined]
+                self._parent_run_id = parent_run_id.run.id if is_a(parent_run_id, Handle) else as_run_id(parent_run_id)  # type: ignore[attr-defined]
                 self._changed("parent_run_id")
         return self
 

@@ -159,5 +159,4 @@ def new_step(
 
 
 def _step_type(value: Any) -> str:
-    value = getattr(value, "value", value)  # an enumeration's member stands for its value
-    return fields.label(value)[:64] or "other"
+    return fields.label(value)[:64] or "other"  # an enumeration's member stands for its value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Collection, Iterable, Mapping, 
 
 from agent_sdk.delivery import Delivery, FlushResult, Pipeline, open_pipeline
 from agent_sdk.delivery.log import say
-from agent_sdk.encoding import Limits, Redactor, snapshot
+from agent_sdk.encoding import Limits, Redactor, is_a, snapshot
 from agent_sdk.recording import fields
 from agent_sdk.recording.clock import SYSTEM_CLOCK
 from agent_sdk.recording.configuration import Configuration, ConfigurationError, killed
@@ -132,14 +132,14 @@ class RunTracker:
         """
         recording = self._is_recording()
         name = "agent" if agent_name is None else agent_name
-        run = Run(self._recorder, recording, name, None if run_id is None else as_run_id(run_id))
+        run = Run(self._recorder, recording, name, _run_id_of(run_id))
         if not recording:
             return run
         around = self._node()
         run._external_id = fields.optional_label(external_id)
         run._session_id = fields.optional_label(session_id)
         run._user_id = fields.optional_label(user_id)
-        run._parent_run_id = as_run_id(parent_run_id) if parent_run_id is not None else around and around.run.id
+        run._parent_run_id = _run_id_of(parent_run_id) if parent_run_id is not None else around and around.run.id
         run._tags = None if tags is None else fields.tags(tags)
         if meta_data is not None or metadata is not None:
             run.set_metadata(meta_data).set_metadata(metadata)
@@ -190,7 +190,7 @@ class RunTracker:
             if tokens_used is not None:
                 step.set_usage(total_tokens=tokens_used)
             if usage is not None:
-                step.set_usage(**usage)
+                step.set_usage(**fields.named(usage))
             if model is not None:
                 step.set_model(model)
             if tags is not None:
@@ -220,7 +220,7 @@ class RunTracker:
                 if node is not None and node._recorder is not self._recorder:
                     node = self._node()
             else:
-                node = parent if isinstance(parent, Handle) else self._run_for(run_id) or self._node()
+                node = parent if is_a(parent, Handle) else self._run_for(run_id) or self._node()
             if node is None:
                 return self._run_of_one_step(name, step_type, input_data, meta_data)
             return Step(node, name, step_type, input_data, meta_data)
@@ -346,7 +346,7 @@ class RunTracker:
         if run_id is None:
             node = self._node()
             return node.run if node is not None else None
-        if isinstance(run_id, Handle):
+        if is_a(run_id, Handle):
             return run_id.run
         text = as_run_id(run_id)
         known = self._recorder.open.get(text)
@@ -359,6 +359,11 @@ class RunTracker:
 
     def _idle_run(self) -> Run:
         return Run(self._recorder, False, "agent")
+
+
+def _run_id_of(value: Any) -> str | None:
+    """The id of a run that is named by a handle or by an id."""
+    return value.run.id if is_a(value, Handle) else as_run_id(value)
 
 
 def _pipeline(configuration: Configuration) -> Pipeline | None:

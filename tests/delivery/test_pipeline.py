@@ -286,7 +286,7 @@ class TestDelivery:
         pipeline = make(destination)
         pipeline.submit(Record())
         assert pipeline.close().complete
-        wait_for(lambda: len(sys._current_frames()) == before, "a thread is left")
+        wait_for(lambda: len(sys._current_frames()) <= before, "a thread is left")
         assert list((tmp_path / "home" / "journal").iterdir()) == []
         assert destination.closed
         assert not os.path.exists(f"/dev/shm/agent-sdk-{pipeline.stream}")
@@ -475,7 +475,7 @@ class TestSharing:
         pipeline.submit(Record("last"))
         pipeline.release()
         wait_for(lambda: names(destination) == ["last"], "it does not arrive")
-        wait_for(lambda: len(sys._current_frames()) == before, "a thread is left")
+        wait_for(lambda: len(sys._current_frames()) <= before, "a thread is left")
         assert list((tmp_path / "journal").iterdir()) == []
 
     def test_a_thousand_trackers_leave_nothing_behind(self, tmp_path):
@@ -491,7 +491,7 @@ class TestSharing:
                 tracker.close()
         del tracker
         gc.collect()
-        wait_for(lambda: len(sys._current_frames()) == before, "threads are left")
+        wait_for(lambda: len(sys._current_frames()) <= before, "threads are left")
         assert not [pipeline for key, pipeline in registry._pipelines.items() if key[0].home == str(tmp_path)]
         assert list((tmp_path / "journal").iterdir()) == []
 

@@ -115,7 +115,7 @@ class TestExit:
         ran = run(body + "t.track_step('s')\nprint('end', flush=True)\n")
         listener.close()
         quiet(ran)
-        assert ran.seconds < 5
+        assert ran.seconds < 25  # without a deadline it would be minutes
         left = "".join(path.read_text() for path in (tmp_path / "home" / "journal").glob("*/*.ndjson"))
         assert '"step.end"' in left
 
