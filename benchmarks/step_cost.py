@@ -4,7 +4,7 @@ The work is a run of eleven nested steps, each with 0.5 KB of input, 0.5 KB of o
 token count; both deliver to a sink in another process. Reported are medians, in microseconds of CPU a step: of the
 calling thread, and of the whole process until everything is delivered.
 
-    pip install -e '.[dev]' opentelemetry-sdk opentelemetry-exporter-otlp-proto-http
+    pip install -e '.[test]'
     python -m benchmarks.step_cost
     python -m benchmarks.step_cost --without-orjson
 """

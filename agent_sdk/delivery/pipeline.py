@@ -30,6 +30,7 @@ _SEGMENT_BYTES = 4 * 1024 * 1024
 _SEGMENTS_AT_LEAST = 8
 _LISTEN_EVERY = 0.25
 _ABORT_PATIENCE = 0.2
+_BREATH = 0.001
 
 
 class Pipeline:
@@ -51,6 +52,7 @@ class Pipeline:
         delivery = self.delivery
         self.stream = os.urandom(8).hex()
         self._closed = False
+        self._is_ending = False
         self._ending = new_lock()
         self._left_behind = 0
         self._started = False
@@ -90,7 +92,7 @@ class Pipeline:
         if writing.idle:
             writing.idle = False
             writing.signal.set()
-        if self._strict or not self._started or self._closed:
+        if self._strict or not self._started or self._is_ending:
             self._submit_slowly()
 
     def leave_out(self, count: int, reason: str) -> None:
@@ -98,6 +100,8 @@ class Pipeline:
         self._ledger.leave_out(reason, count)
 
     def _submit_slowly(self) -> None:
+        if self._is_ending:
+            time.sleep(_BREATH)  # threads that still record must not keep the last delivery from its turn
         if self._closed:
             self._writer.commit()  # the threads have ended: what comes now goes straight to the journal
             if len(self._memory):
@@ -203,6 +207,7 @@ class Pipeline:
 
         What cannot be delivered stays in the journal for the next process. Records that come later go there, too.
         """
+        self._is_ending = True
         timeout = self.delivery.exit_timeout if timeout is None else timeout
         deadline = time.monotonic() + timeout
         for reporter in list(self._writing.reporters):

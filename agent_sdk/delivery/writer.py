@@ -24,6 +24,7 @@ _SHED_ABOVE = 0.8
 _RETRY_DISK_AFTER = 1.0
 #: A signal handler may interrupt a commit in the same thread; it then leaves its record to that commit.
 _LOCK_PATIENCE = 5.0
+_FEW = 100
 
 
 class Note:
@@ -105,6 +106,10 @@ class Writer:
                     return written
                 written += len(records)
                 self._write(records)
+                # A few more may be what a signal handler has left to us. Not until it is empty: threads that record
+                # without a pause would keep us here for ever.
+                if len(self._buffer) > _FEW:
+                    return written
         finally:
             self.in_hand = 0
             self._owner = 0

@@ -171,7 +171,7 @@ use("after")
 import resource
 use("before")
 t.flush()
-used = int(open("/proc/self/statm").read().split()[0]) * 4096
+with open("/proc/self/statm") as file: used = int(file.read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + 3_000_000, -1))
 hoard = []
 for size in (1 << 20, 1 << 16, 1 << 12):

@@ -13,6 +13,7 @@ import http.client
 import http.cookiejar
 import io
 import os
+import queue
 import socket
 import threading
 import time
@@ -357,6 +358,30 @@ class _TimedConnection(_Connection):
             self.sock = _TimedSocket(self.sock, self.watch)
 
 
+class _Shelf:
+    """Where a pool keeps its idle connection. It is used by one thread, so that nobody ever waits for it.
+
+    urllib3's own is a queue with locks, which gevent replaces by its own, and those fail when the interpreter ends.
+    """
+
+    def __init__(self, maxsize: int = 0) -> None:
+        self._held: list[Any] = []
+        self._maxsize = maxsize
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        if not self._held:
+            raise queue.Empty
+        return self._held.pop()
+
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        if len(self._held) >= self._maxsize:
+            raise queue.Full
+        self._held.append(item)
+
+    def qsize(self) -> int:
+        return len(self._held)
+
+
 class _QuietResponse(http.client.HTTPResponse):
     """Forgets what is odd about a stranger's headers, of which urllib3 would log a traceback at each attempt."""
 
@@ -387,7 +412,7 @@ def _use_timed_connections(manager: Any, watch: _Watch) -> None:
     def timed(pool: Any) -> Any:
         attributes = {"watch": watch, "response_class": _QuietResponse}
         connection = type("TimedConnection", (_TimedConnection, pool.ConnectionCls), attributes)
-        return type("TimedPool", (pool,), {"ConnectionCls": connection})
+        return type("TimedPool", (pool,), {"ConnectionCls": connection, "QueueCls": _Shelf})
 
     manager.pool_classes_by_scheme = {scheme: timed(pool) for scheme, pool in manager.pool_classes_by_scheme.items()}
 
