@@ -21,7 +21,7 @@ from agent_sdk.delivery.log import say
 from agent_sdk.delivery.loops import SenderLoop, WriterLoop
 from agent_sdk.delivery.memory_journal import MemoryJournal
 from agent_sdk.delivery.sender import Queue, Sender
-from agent_sdk.delivery.settings import MEMORY, STRICT, Delivery
+from agent_sdk.delivery.settings import MEMORY, STRICT, Delivery, without_login
 from agent_sdk.delivery.tally import Tally
 from agent_sdk.delivery.threads import new_lock
 from agent_sdk.delivery.writer import Writer
@@ -300,7 +300,7 @@ class Pipeline:
         delivery = self.delivery
         manifest = Manifest(
             stream=self.stream,
-            destination=delivery.destination,
+            destination=without_login(delivery.destination),
             key_fingerprint=adoption.fingerprint(delivery.api_key),
             pid=os.getpid(),
             created=time.time(),
@@ -323,7 +323,7 @@ class Pipeline:
 
     def _adopt(self) -> list[Queue]:
         """Journals of dead processes that were meant for the same destination, with the same key."""
-        wanted = (self.delivery.destination, adoption.fingerprint(self.delivery.api_key))
+        wanted = (without_login(self.delivery.destination), adoption.fingerprint(self.delivery.api_key))
         return list(
             adoption.adopt(
                 self.delivery.home,

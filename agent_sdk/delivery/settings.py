@@ -20,6 +20,13 @@ def home_directory() -> str:
     return os.environ.get("AGENT_SDK_HOME") or os.path.join(os.path.expanduser("~"), ".agent-sdk")
 
 
+def without_login(url: str) -> str:
+    """``url`` without the user and password in it: for files and for people."""
+    scheme, mark, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return scheme + mark + host.rpartition("@")[2] + slash + path
+
+
 class Delivery(NamedTuple):
     """Everything that decides where and how records travel. Trackers with equal settings share one pipeline.
 
@@ -49,4 +56,4 @@ class Delivery(NamedTuple):
     exit_timeout: float = 2.0
 
     def __repr__(self) -> str:
-        return f"Delivery({self.destination!r}, durability={self.durability!r})"
+        return f"Delivery({without_login(self.destination)!r}, durability={self.durability!r})"

@@ -48,13 +48,14 @@ SECRET_VALUES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, replacement in (
         (r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", REDACTED),
         (r"\beyJ[\w-]{8,500}\.[\w-]{8,}(?:\.[\w-]*)?", REDACTED),
-        (r"\b(?:sk|rk|pk|ask|gsk|xai|hf|npm|glpat|sess)[-_][A-Za-z0-9_-]{16,}", REDACTED),
-        (r"\bgh[pousr]_[A-Za-z0-9]{20,}", REDACTED),
-        (r"\bgithub_pat_\w{20,}", REDACTED),
-        (r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b", REDACTED),
-        (r"\bAIza[\w-]{30,}", REDACTED),
-        (r"\bxox[abeoprs]-[A-Za-z0-9-]{10,}", REDACTED),
-        (r"\bSG\.[\w-]{16,}\.[\w-]{16,}", REDACTED),
+        (r"\b(?:sk|rk|pk|ask|gsk)[-_][A-Za-z0-9_-]{16,}", REDACTED),  # not "risk-based"
+        (r"(?:xai|hf|npm|glpat|sess)[-_][A-Za-z0-9_-]{16,}", REDACTED),
+        (r"gh[pousr]_[A-Za-z0-9]{20,}", REDACTED),
+        (r"github_pat_\w{20,}", REDACTED),
+        (r"(?:AKIA|ASIA)[0-9A-Z]{16}", REDACTED),
+        (r"AIza[\w-]{30,}", REDACTED),
+        (r"xox[abeoprs]-[A-Za-z0-9-]{10,}", REDACTED),
+        (r"SG\.[\w-]{16,}\.[\w-]{16,}", REDACTED),
         (r"(?i)\b(bearer)\s+[\w.~+/=-]{8,}", r"\1 " + REDACTED),
         # Base64, as opposed to "basic understanding".
         (r"\b([Bb]asic|BASIC)\s+(?=\S[a-z]{0,100}[A-Z0-9+/=])[A-Za-z0-9+/=_-]{8,}", r"\1 " + REDACTED),

@@ -10,7 +10,7 @@ import os
 from typing import Any, Callable, Mapping, NamedTuple
 from urllib.parse import urlsplit
 
-from agent_sdk.delivery import DEFAULT_URL, DURABILITIES, Delivery, home_directory
+from agent_sdk.delivery import DEFAULT_URL, DURABILITIES, Delivery, home_directory, without_login
 from agent_sdk.delivery.log import say
 
 _TRUE = ("1", "true", "yes", "on")
@@ -33,9 +33,9 @@ def _url(value: Any) -> str:
     text = str(value).strip()
     parts = urlsplit(text)
     if parts.scheme not in _SCHEMES:
-        raise ValueError(f"{text!r} is no address: write it like {DEFAULT_URL!r}")
+        raise ValueError(f"{without_login(text)!r} is no address: write it like {DEFAULT_URL!r}")
     if parts.scheme in ("http", "https") and not parts.hostname:
-        raise ValueError(f"{text!r} names no host: write it like {DEFAULT_URL!r}")
+        raise ValueError(f"{without_login(text)!r} names no host: write it like {DEFAULT_URL!r}")
     _ = parts.port  # raises for a port that is none
     return text.rstrip("/") if parts.scheme in ("http", "https") else text
 

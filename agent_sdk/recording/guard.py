@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
 T = TypeVar("T")
 
-#: How often the library has failed, by the name of the call: part of ``RunTracker.stats()``.
+#: How often the library has failed, by the name of the call.
 failures: dict[str, int] = {}
 _MAX_NAMES = 100
 

@@ -237,3 +237,18 @@ def test_records_in_memory_are_json(tmp_path):
     destination = MemoryDestination()
     destination.deliver([json.dumps({"n": n}).encode() + b"\n" for n in range(3)], 0.0)
     assert [record["n"] for record in destination.records] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:canary@host:1/a@b", "https://host:1/a@b"),
+        ("https://host/a", "https://host/a"),
+        ("file:///a/b", "file:///a/b"),
+        ("me:canary@host", "me:canary@host"),
+        ("memory://x", "memory://x"),
+    ],
+)
+def test_addresses_are_shown_without_their_login(url, shown):
+    assert settings.without_login(url) == shown
+    assert shown in repr(settings.Delivery(url))
