@@ -10,13 +10,13 @@ import json
 import re
 import time
 from dataclasses import dataclass, field
-from typing import Any, Iterator, Sequence
+from typing import Any, Dict, Iterator, Sequence
 
 from agent_sdk.examples.tools import words
 
 NAME = "offline-1"
 _PRICE_PER_TOKEN = 0.000002
-Message = dict[str, Any]
+Message = Dict[str, Any]  # `dict[...]` needs Python 3.9
 
 
 @dataclass

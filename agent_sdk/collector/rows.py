@@ -104,7 +104,7 @@ def _unpacked(text: str, fields: Mapping[str, Any]) -> dict[str, Version]:
     default = tuple(packed.pop(""))
     absent = packed.pop("-", ())
     versions = {name: default for name in _versioned_names(fields) if name not in absent}
-    versions.update({name.removeprefix("\\"): tuple(version) for name, version in packed.items()})
+    versions.update({name[1:] if name.startswith("\\") else name: tuple(version) for name, version in packed.items()})
     return versions
 
 

@@ -89,7 +89,7 @@ class Store:
             self._fail(group, error)
             return
         self.revision = ingest.revision
-        for (_, future), answer in zip(group, answers, strict=True):
+        for (_, future), answer in zip(group, answers):
             if future.set_running_or_notify_cancel():  # whoever waited may have gone away
                 future.set_result(answer)
 

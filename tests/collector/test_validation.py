@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -12,11 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import agent_sdk.wire
 from agent_sdk.collector.validation import MAX_TIME, why_refused
 from agent_sdk.wire.records import RECORD_TYPES, STATUSES
 from tests.collector.making import Stream, run_id, step_id
 
-SCHEMA = json.loads(files("agent_sdk.wire").joinpath("schema.json").read_text())
+SCHEMA = json.loads((Path(agent_sdk.wire.__file__).parent / "schema.json").read_text())
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 RUN = run_id(1)

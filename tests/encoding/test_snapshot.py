@@ -402,4 +402,4 @@ def test_without_orjson_lines_are_the_same(monkeypatch):
     from agent_sdk.encoding import json_codec
 
     value = {"a": [1, 2.5, None, True, "é\n\x00"], "b": {"c": "漢"}}
-    assert json_codec._dumps_standard(value) == json_codec.dumps(value)
+    assert json_codec.dumps_standard(value) == json_codec.dumps(value)
