@@ -5,8 +5,10 @@ Everything goes to the logger ``agent_sdk``, which has a ``NullHandler``: silent
 
 from __future__ import annotations
 
+# Not imported when there is something to say: it registers what is to be done at a fork, and if one of our threads
+# imported it while another forks, only the second half of that would be done.
+import logging
 import time
-from typing import Any
 
 _MAX_CAUSES = 64
 #: After a line about a cause, the next one waits for a minute, the one after that five times as long, and so on.
@@ -32,10 +34,8 @@ class _Cause:
         self.is_open = False
 
 
-def logger() -> Any:
-    """The library's logger. ``logging`` is imported here because most programs never make us say a word."""
-    import logging
-
+def logger() -> logging.Logger:
+    """The library's logger."""
     found = logging.getLogger("agent_sdk")
     if not found.handlers:
         found.addHandler(logging.NullHandler())

@@ -10,7 +10,7 @@ from agent_sdk.delivery.ledger import BUFFER_FULL, Ledger
 from agent_sdk.delivery.log import say
 from agent_sdk.delivery.sender import READY_BYTES, Queue, Sender
 from agent_sdk.delivery.settings import Delivery
-from agent_sdk.delivery.threads import Signal, start_thread
+from agent_sdk.delivery.threads import Signal, loading, start_thread
 from agent_sdk.delivery.writer import Note, Writer, heartbeat, loss
 
 _FOREVER = 3600.0
@@ -47,7 +47,8 @@ class WriterLoop:
         return self.running
 
     def _run(self) -> None:
-        self._writer.prepare()
+        with loading:
+            self._writer.prepare()
         while not self.stopping:
             try:
                 self._rest()
@@ -156,6 +157,8 @@ class SenderLoop:
             self.signal.set()
 
     def _run(self) -> None:
+        with loading:
+            self._sender.prepare()
         while not self.stopping and self.retire is None:
             try:
                 self.signal.wait(self.turn(time.monotonic()))

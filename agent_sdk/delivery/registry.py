@@ -13,6 +13,7 @@ from agent_sdk.delivery import log
 from agent_sdk.delivery.destinations.base import Destination
 from agent_sdk.delivery.pipeline import Pipeline
 from agent_sdk.delivery.settings import Delivery, home_directory
+from agent_sdk.delivery.threads import loading
 
 _pipelines: dict[Any, Pipeline] = {}
 #: Pipelines without users that are not done yet.
@@ -83,6 +84,7 @@ def _begin_in_child() -> None:
     global _lock, _child_watched
     _lock = threading.RLock()
     _child_watched = False
+    loading.after_fork_in_child()
     log.forget()
     pipelines = [*_pipelines.values(), *_ending]
     _ending.clear()
@@ -106,4 +108,4 @@ def _watch_end_of_child_process() -> None:
 
 atexit.register(close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_in_child)
+    os.register_at_fork(before=loading.before_fork, after_in_parent=loading.after_fork, after_in_child=_begin_in_child)

@@ -66,6 +66,13 @@ class Sender:
         #: A batch has been taken, so that it makes sense to look for what others left.
         self.has_delivered = False
 
+    def prepare(self) -> None:
+        """Load what the destination needs, at the beginning of the sender's thread. Never raises."""
+        try:
+            self._destination.prepare()
+        except Exception as error:
+            say("prepare", f"the destination could not be prepared: {type(error).__name__}: {error}")
+
     def turn(self, queues: Sequence[Queue], eager: bool = False, deadline: float = float("inf")) -> float | None:
         """Deliver at most one batch; returns the seconds until the next turn makes sense, none if nothing waits.
 

@@ -10,6 +10,8 @@ import sys
 import threading
 from typing import Any, Callable
 
+_LONGEST_IMPORT = 2.0
+
 
 def _unpatched(module: str, name: str) -> Any:
     """The real function where gevent has put its own in place: a busy greenlet must not starve the recorder."""
@@ -24,6 +26,39 @@ def new_lock() -> Any:
     return _unpatched("_thread", "allocate_lock")()
 
 
+class _Loading:
+    """Held while one of our threads imports modules. A fork waits for it.
+
+    A child that is forked in the middle of an import finds the module locked for ever: the thread that would unlock it
+    is not there.
+    """
+
+    def __init__(self) -> None:
+        self._lock = new_lock()
+        self._held_by_fork = False
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def before_fork(self) -> None:
+        """Wait for an import to end, but not for ever."""
+        self._held_by_fork = self._lock.acquire(True, _LONGEST_IMPORT)
+
+    def after_fork(self) -> None:
+        """Let imports go on, in the parent."""
+        if self._held_by_fork:
+            self._held_by_fork = False
+            self._lock.release()
+
+    def after_fork_in_child(self) -> None:
+        """A fresh start, whatever the parent was doing."""
+        self._lock = new_lock()
+        self._held_by_fork = False
+
+
 def start_thread(target: Callable[[], None], name: str) -> None:
     """Run ``target`` in a daemon thread. Raises ``RuntimeError`` where no thread can be had (interpreter exit)."""
 
@@ -33,6 +68,9 @@ def start_thread(target: Callable[[], None], name: str) -> None:
         target()
 
     _unpatched("_thread", "start_new_thread")(run, ())
+
+
+loading = _Loading()
 
 
 class Signal:

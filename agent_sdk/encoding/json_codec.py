@@ -1,42 +1,27 @@
-"""JSON to and from bytes: orjson where it is installed (``pip install agent-sdk[fast]``), else the standard library.
-
-It is loaded by the first use, in the writer's thread: ``import agent_sdk`` would cost a third more with it.
-"""
+"""JSON to and from bytes: orjson where it is installed (``pip install agent-sdk[fast]``), else the standard library."""
 
 from __future__ import annotations
 
 import json
-from typing import Any, Callable
+from typing import Any
+
+try:
+    import orjson
+except ImportError:
+    orjson = None  # type: ignore[assignment]
 
 # Made once: `json.dumps` with any option of its own makes one for each call.
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False)
-_dumps: Callable[[Any], bytes] | None = None
-_loads: Callable[[Any], Any] = json.loads
-
-
-def dumps(value: Any) -> bytes:
-    """JSON of plain data, in UTF-8. Raises for anything else."""
-    return (_dumps or _load())(value)
-
-
-def loads(data: bytes | str) -> Any:
-    """What a JSON text says. Raises ``ValueError`` for what is none."""
-    if _dumps is None:
-        _load()
-    return _loads(data)
 
 
 def dumps_standard(value: Any) -> bytes:
-    """The same by the standard library."""
+    """JSON of plain data, in UTF-8, by the standard library."""
     return _encoder.encode(value).encode()
 
 
-def _load() -> Callable[[Any], bytes]:
-    global _dumps, _loads
-    try:
-        import orjson
-
-        _dumps, _loads = orjson.dumps, orjson.loads
-    except ImportError:
-        _dumps = dumps_standard
-    return _dumps
+if orjson is None:
+    dumps = dumps_standard
+    loads: Any = json.loads
+else:
+    dumps = orjson.dumps
+    loads = orjson.loads

@@ -249,3 +249,22 @@ def test_python_optimized_and_isolated_work_too(run):
     for option in ("-O", "-OO", "-X dev"):
         ran = run("t = tracker()\nt.track_step('s')\n", *option.split())
         assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_fork_never_falls_into_an_import_of_ours(tmp_path):
+    """A child that is forked while a thread imports `requests` could import it never again."""
+    program = (
+        HEAD.replace('"file://" + target', '"http://127.0.0.1:9"') + "for n in range(20):\n"
+        "    t = tracker(); t.track_step('starts the sender, which imports')\n"
+        "    time.sleep(n / 200)\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        import requests, gzip, email.utils, mmap\n"
+        "        t.track_step('child'); t.flush(0.1); os._exit(0)\n"
+        "    assert os.waitpid(pid, 0)[1] == 0\n"
+        "    if 'requests' in sys.modules: break\n"
+    )
+    for _ in range(5):
+        command = [sys.executable, "-W", "ignore", "-c", program, "-", str(tmp_path / "home")]
+        ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-ABSENT = ("requests", "urllib3", "asyncio", "ssl", "wrapt", "logging", "http.client", "socket")
+ABSENT = ("requests", "urllib3", "asyncio", "ssl", "wrapt", "http.client", "socket")
 
 
 def loaded(program):
@@ -28,7 +28,7 @@ def test_recording_without_a_decorator_loads_no_more():
         "with t.track_run('a') as run:\n    t.track_step('s', input_data={'a': 1}); run.set_error(ValueError('x'))\n"
         "t.flush()\nt"
     )
-    assert not loaded(program) & (set(ABSENT) - {"logging"})
+    assert not loaded(program) & set(ABSENT)
 
 
 @pytest.mark.parametrize(

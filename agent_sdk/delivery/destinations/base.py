@@ -61,6 +61,9 @@ class Destination:
         """Deliver whole NDJSON records, one a line with its line end, before ``deadline`` (``time.monotonic()``)."""
         raise NotImplementedError
 
+    def prepare(self) -> None:
+        """Import what ``deliver`` needs; called before it, in the sender's thread."""
+
     def abort(self) -> None:
         """Make a ``deliver`` that another thread is in return soon; callable from any thread at any time."""
 

@@ -78,6 +78,16 @@ class CollectorDestination(Destination):
             outcome = Outcome(RETRY, f"delivery to {self._place} failed ({type(error).__name__}): {_KEPT}")
         return self._without_secrets(outcome, key)
 
+    def prepare(self) -> None:
+        """Load ``requests`` and what a request loads later by itself."""
+        import base64  # noqa: F401
+        import email.utils  # noqa: F401
+        import gzip  # noqa: F401
+
+        from agent_sdk.delivery.destinations import transport  # noqa: F401
+
+        "host".encode("idna")
+
     def abort(self) -> None:
         """End a delivery in progress."""
         self._aborted = True
