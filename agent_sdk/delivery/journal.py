@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import stat
 import time
 from typing import Any, NamedTuple, Sequence
@@ -108,7 +107,7 @@ class Journal:
 
     def remove(self) -> None:
         """Delete the journal from the disk: everything in it is accounted for."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove_folder(self.folder)
         self.close()
 
     def abandon_in_child(self) -> None:
@@ -310,6 +309,16 @@ def quarantine(home: str, stream: str, line: bytes, reason: str) -> None:
         os.write(descriptor, f'{head}, "record": '.encode() + line.rstrip(b"\n") + b"}\n")
     finally:
         os.close(descriptor)
+
+
+def _remove_folder(folder: str) -> None:
+    # `shutil` can do it, but would cost every program the import of three compression libraries.
+    try:
+        for name in os.listdir(folder):
+            os.unlink(os.path.join(folder, name))
+        os.rmdir(folder)
+    except OSError:
+        pass  # whoever comes next finds an empty journal, or none
 
 
 def _private_folder(path: str) -> str:

@@ -5,10 +5,8 @@ Everything goes to the logger ``agent_sdk``, which has a ``NullHandler``: silent
 
 from __future__ import annotations
 
-# Not imported when there is something to say: it registers what is to be done at a fork, and if one of our threads
-# imported it while another forks, only the second half of that would be done.
-import logging
 import time
+from typing import Any
 
 _MAX_CAUSES = 64
 #: After a line about a cause, the next one waits for a minute, the one after that five times as long, and so on.
@@ -34,8 +32,15 @@ class _Cause:
         self.is_open = False
 
 
-def logger() -> logging.Logger:
-    """The library's logger."""
+def logger() -> Any:
+    """The library's logger.
+
+    Importing ``logging`` costs a fifth of all that ``import agent_sdk`` loads, so it waits for the first record. It
+    must not wait for something to say: ``logging`` registers what is to be done at a fork, and if one of our threads
+    imported it while another forks, only the second half of that would be done.
+    """
+    import logging
+
     found = logging.getLogger("agent_sdk")
     if not found.handlers:
         found.addHandler(logging.NullHandler())

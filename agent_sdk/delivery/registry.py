@@ -9,11 +9,11 @@ import threading
 import time
 from typing import Any
 
-from agent_sdk.delivery import log
+from agent_sdk.delivery import log, threads
 from agent_sdk.delivery.destinations.base import Destination
+from agent_sdk.delivery.log import logger
 from agent_sdk.delivery.pipeline import Pipeline
 from agent_sdk.delivery.settings import Delivery, home_directory
-from agent_sdk.delivery.threads import loading
 
 _pipelines: dict[Any, Pipeline] = {}
 #: Pipelines without users that are not done yet.
@@ -21,6 +21,7 @@ _ending: list[Pipeline] = []
 #: Reentrant, because a tracker may be garbage-collected while this thread is in here.
 _lock = threading.RLock()
 _child_watched = False
+_imports_watched = False
 
 
 def open_pipeline(delivery: Delivery, destination: Destination | None = None) -> Pipeline:
@@ -36,7 +37,7 @@ def open_pipeline(delivery: Delivery, destination: Destination | None = None) ->
         pipeline = _pipelines.get(key)
         if pipeline is None:
             pipeline = _pipelines[key] = Pipeline(delivery, destination)
-            pipeline.on_start = _watch_end_of_child_process
+            pipeline.on_start = _before_first_thread
             pipeline.on_release = _release
             pipeline.on_end = _forget
         pipeline.users += 1
@@ -84,7 +85,7 @@ def _begin_in_child() -> None:
     global _lock, _child_watched
     _lock = threading.RLock()
     _child_watched = False
-    loading.after_fork_in_child()
+    threads.after_fork_in_child()
     log.forget()
     pipelines = [*_pipelines.values(), *_ending]
     _ending.clear()
@@ -93,6 +94,17 @@ def _begin_in_child() -> None:
             pipeline.begin_in_child()
         except Exception as error:  # raised here, it would be printed by the interpreter
             log.say("fork", f"a forked child cannot record: {type(error).__name__}: {error}")
+
+
+def _before_first_thread() -> None:
+    global _imports_watched
+    logger()
+    if not _imports_watched and hasattr(os, "register_at_fork"):
+        # After `logging` has registered its own, because the last one is called first: it takes the lock that an import
+        # of ours may need before it can end.
+        _imports_watched = True
+        os.register_at_fork(before=threads.before_fork, after_in_parent=threads.after_fork)
+    _watch_end_of_child_process()
 
 
 def _watch_end_of_child_process() -> None:
@@ -108,4 +120,4 @@ def _watch_end_of_child_process() -> None:
 
 atexit.register(close_all)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=loading.before_fork, after_in_parent=loading.after_fork, after_in_child=_begin_in_child)
+    os.register_at_fork(after_in_child=_begin_in_child)

@@ -48,7 +48,7 @@ class _Loading:
         self._held_by_fork = self._lock.acquire(True, _LONGEST_IMPORT)
 
     def after_fork(self) -> None:
-        """Let imports go on, in the parent."""
+        """Let imports go on."""
         if self._held_by_fork:
             self._held_by_fork = False
             self._lock.release()
@@ -70,7 +70,28 @@ def start_thread(target: Callable[[], None], name: str) -> None:
     _unpatched("_thread", "start_new_thread")(run, ())
 
 
-loading = _Loading()
+#: One for each kind of thread: a writer does not wait until a sender has loaded what it needs for the network.
+WRITER_LOADS = _Loading()
+SENDER_LOADS = _Loading()
+_ALL = (WRITER_LOADS, SENDER_LOADS)
+
+
+def before_fork() -> None:
+    """Wait for imports of our threads to end."""
+    for each in _ALL:
+        each.before_fork()
+
+
+def after_fork() -> None:
+    """Let imports go on, in the parent."""
+    for each in _ALL:
+        each.after_fork()
+
+
+def after_fork_in_child() -> None:
+    """A fresh start: none of our threads is here."""
+    for each in _ALL:
+        each.after_fork_in_child()
 
 
 class Signal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Iterable
 
 from agent_sdk.delivery import Pipeline
-from agent_sdk.encoding import Limits, Redactor, encode_line
+from agent_sdk.encoding import Limits, Redactor, encode_line, load_codec
 from agent_sdk.recording.clock import Clock
 
 #: Runs and steps beyond this number may be open, but are no longer reported as open while they are.
@@ -56,6 +56,10 @@ class Recorder:
             forgotten._before = None  # or runs that are begun and never ended would keep each other for ever
 
     # -- the pipeline's questions --------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Load what is needed to write records."""
+        load_codec()
 
     @property
     def busy(self) -> bool:

@@ -58,7 +58,7 @@ def seen(runs):
 
 
 @given(histories(), st.data())
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_any_order_and_repetition_gives_the_same(records, data):
     expected = seen(fold(copy.deepcopy(records)))
     mixed = data.draw(st.permutations(records))
