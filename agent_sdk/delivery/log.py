@@ -35,7 +35,7 @@ class _Cause:
 def logger() -> Any:
     """The library's logger.
 
-    Importing ``logging`` costs a fifth of all that ``import agent_sdk`` loads, so it waits for the first record. It
+    Importing ``logging`` costs a fifth of all that ``import agent_sdk`` loads, so it waits for the first tracker. It
     must not wait for something to say: ``logging`` registers what is to be done at a fork, and if one of our threads
     imported it while another forks, only the second half of that would be done.
     """

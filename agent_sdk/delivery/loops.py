@@ -10,7 +10,7 @@ from agent_sdk.delivery.ledger import BUFFER_FULL, Ledger
 from agent_sdk.delivery.log import say
 from agent_sdk.delivery.sender import READY_BYTES, Queue, Sender
 from agent_sdk.delivery.settings import Delivery
-from agent_sdk.delivery.threads import SENDER_LOADS, WRITER_LOADS, Signal, start_thread
+from agent_sdk.delivery.threads import LOADING, Signal, start_thread
 from agent_sdk.delivery.writer import Note, Writer, heartbeat, loss
 
 _FOREVER = 3600.0
@@ -47,10 +47,7 @@ class WriterLoop:
         return self.running
 
     def _run(self) -> None:
-        with WRITER_LOADS:
-            for reporter in list(self.reporters):
-                reporter.prepare()
-            self._writer.prepare()
+        self._writer.prepare()
         while not self.stopping:
             try:
                 self._rest()
@@ -159,7 +156,7 @@ class SenderLoop:
             self.signal.set()
 
     def _run(self) -> None:
-        with SENDER_LOADS:
+        with LOADING:
             self._sender.prepare()
         while not self.stopping and self.retire is None:
             try:

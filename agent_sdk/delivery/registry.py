@@ -9,11 +9,12 @@ import threading
 import time
 from typing import Any
 
-from agent_sdk.delivery import log, threads
+from agent_sdk.delivery import log
 from agent_sdk.delivery.destinations.base import Destination
 from agent_sdk.delivery.log import logger
 from agent_sdk.delivery.pipeline import Pipeline
 from agent_sdk.delivery.settings import Delivery, home_directory
+from agent_sdk.delivery.threads import LOADING
 
 _pipelines: dict[Any, Pipeline] = {}
 #: Pipelines without users that are not done yet.
@@ -21,7 +22,7 @@ _ending: list[Pipeline] = []
 #: Reentrant, because a tracker may be garbage-collected while this thread is in here.
 _lock = threading.RLock()
 _child_watched = False
-_imports_watched = False
+_prepared = False
 
 
 def open_pipeline(delivery: Delivery, destination: Destination | None = None) -> Pipeline:
@@ -34,10 +35,11 @@ def open_pipeline(delivery: Delivery, destination: Destination | None = None) ->
         delivery = delivery._replace(home=home_directory())
     key = (delivery, id(destination) if destination is not None else None)
     with _lock:
+        _prepare_process()
         pipeline = _pipelines.get(key)
         if pipeline is None:
             pipeline = _pipelines[key] = Pipeline(delivery, destination)
-            pipeline.on_start = _before_first_thread
+            pipeline.on_start = _watch_end_of_child_process
             pipeline.on_release = _release
             pipeline.on_end = _forget
         pipeline.users += 1
@@ -85,7 +87,7 @@ def _begin_in_child() -> None:
     global _lock, _child_watched
     _lock = threading.RLock()
     _child_watched = False
-    threads.after_fork_in_child()
+    LOADING.after_fork_in_child()
     log.forget()
     pipelines = [*_pipelines.values(), *_ending]
     _ending.clear()
@@ -96,15 +98,23 @@ def _begin_in_child() -> None:
             log.say("fork", f"a forked child cannot record: {type(error).__name__}: {error}")
 
 
-def _before_first_thread() -> None:
-    global _imports_watched
+def _prepare_process() -> None:
+    """Load now, most likely in the main thread, what the first record needs.
+
+    If a thread loaded it while another forks, the child would find those modules locked for ever.
+    """
+    global _prepared
+    if _prepared:
+        return
+    _prepared = True
+    import hashlib  # noqa: F401
+    import mmap  # noqa: F401
+
     logger()
-    if not _imports_watched and hasattr(os, "register_at_fork"):
+    if hasattr(os, "register_at_fork"):
         # After `logging` has registered its own, because the last one is called first: it takes the lock that an import
         # of ours may need before it can end.
-        _imports_watched = True
-        os.register_at_fork(before=threads.before_fork, after_in_parent=threads.after_fork)
-    _watch_end_of_child_process()
+        os.register_at_fork(before=LOADING.before_fork, after_in_parent=LOADING.after_fork)
 
 
 def _watch_end_of_child_process() -> None:

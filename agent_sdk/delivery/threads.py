@@ -10,7 +10,7 @@ import sys
 import threading
 from typing import Any, Callable
 
-_LONGEST_IMPORT = 2.0
+_LONGEST_IMPORT = 10.0
 
 
 def _unpatched(module: str, name: str) -> Any:
@@ -27,7 +27,7 @@ def new_lock() -> Any:
 
 
 class _Loading:
-    """Held while one of our threads imports modules. A fork waits for it.
+    """Held while a sender's thread imports what it needs for the network. A fork waits for it.
 
     A child that is forked in the middle of an import finds the module locked for ever: the thread that would unlock it
     is not there.
@@ -70,28 +70,7 @@ def start_thread(target: Callable[[], None], name: str) -> None:
     _unpatched("_thread", "start_new_thread")(run, ())
 
 
-#: One for each kind of thread: a writer does not wait until a sender has loaded what it needs for the network.
-WRITER_LOADS = _Loading()
-SENDER_LOADS = _Loading()
-_ALL = (WRITER_LOADS, SENDER_LOADS)
-
-
-def before_fork() -> None:
-    """Wait for imports of our threads to end."""
-    for each in _ALL:
-        each.before_fork()
-
-
-def after_fork() -> None:
-    """Let imports go on, in the parent."""
-    for each in _ALL:
-        each.after_fork()
-
-
-def after_fork_in_child() -> None:
-    """A fresh start: none of our threads is here."""
-    for each in _ALL:
-        each.after_fork_in_child()
+LOADING = _Loading()
 
 
 class Signal:

@@ -1,7 +1,6 @@
 """JSON to and from bytes: orjson where it is installed (``pip install agent-sdk[fast]``), else the standard library.
 
-Callers never need it, so that ``import agent_sdk`` does not load orjson, which would cost a third more: the writer's
-thread does, by ``load_codec``, or whoever is first.
+``import agent_sdk`` does not load orjson, which would cost a third more: the first tracker does, by ``load_codec``.
 """
 
 from __future__ import annotations

@@ -44,6 +44,8 @@ class Recorder:
         self.capture_input = capture_input
         self.capture_output = capture_output
         self.flush_interval = int(flush_interval * 1_000_000_000)
+        if pipeline is not None:
+            load_codec()
         #: Open runs and steps by their ids; a handle is in it from its start to its end.
         self.open: dict[Any, Any] = {}
 
@@ -56,10 +58,6 @@ class Recorder:
             forgotten._before = None  # or runs that are begun and never ended would keep each other for ever
 
     # -- the pipeline's questions --------------------------------------------------------------------------------
-
-    def prepare(self) -> None:
-        """Load what is needed to write records."""
-        load_codec()
 
     @property
     def busy(self) -> bool:

@@ -425,9 +425,6 @@ class TestDelivery:
             def release_held(self):
                 pass
 
-            def prepare(self):
-                pass
-
         pipeline.add_reporter(Broken())
         pipeline.submit(Record("a"))
         wait_for(lambda: Broken.calls > 2, "it stopped")
@@ -448,9 +445,6 @@ class TestDelivery:
                 return ["run-1"]
 
             def release_held(self):
-                pass
-
-            def prepare(self):
                 pass
 
         pipeline.add_reporter(Reporter())
