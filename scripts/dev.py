@@ -21,7 +21,7 @@ CHECKS = (
     ("ruff", "format", "--check", "."),
     ("mypy",),
     ("mypy", "examples", "integrations"),
-    ("pyright",),
+    ("pyright", "--pythonpath", "{python}"),
     ("lint-imports",),
 )
 
@@ -40,7 +40,8 @@ def main() -> int:
     if task == "test":
         return _run([python, "-m", "pytest", *(rest or ["-n", "auto"])])
     programs = Path(python).parent
-    return max(_run([str(programs / program), *arguments]) for program, *arguments in CHECKS)
+    commands = [[word.format(python=python) for word in check] for check in CHECKS]
+    return max(_run([str(programs / program), *arguments]) for program, *arguments in commands)
 
 
 def _python() -> str:
