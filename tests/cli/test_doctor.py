@@ -188,4 +188,4 @@ class TestTwelveMistakes:
             server.always(faulty_server.hang())
             code, wrong = found(tmp_path, AGENT_SDK_BASE_URL=server.url, AGENT_SDK_API_KEY="k")
         assert code == 1
-        assert "did not answer in time" in wrong["delivery"]
+        assert "records are kept and sent again" in wrong["delivery"]
